@@ -1,0 +1,130 @@
+//! Plain descriptions that ops take: no device, no data of a step.
+
+use std::ops::Range;
+
+/// How numbers lie in a model file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dtype {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A matrix as it lies in a model file: little-endian, row-major, not necessarily aligned.
+#[derive(Clone, Copy, Debug)]
+pub struct RawMatrix<'a> {
+    /// `rows * cols * dtype.size()` bytes.
+    pub bytes: &'a [u8],
+    /// How the numbers lie.
+    pub dtype: Dtype,
+    /// Outputs of a linear op; 1 for a vector.
+    pub rows: usize,
+    /// Inputs of a linear op; the length of a vector.
+    pub cols: usize,
+}
+
+/// Inverse frequencies of the rotary embedding.
+///
+/// Pairs are `(i, i + head_dim / 2)`, as transformers lays them. The angle is
+/// `f32(position) * inverse_frequencies[i]`, rounded to f32.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    /// `[head_dim / 2]`.
+    pub inverse_frequencies: Vec<f32>,
+    /// Factor on both sine and cosine (1 unless a scaling method asks for it).
+    pub amplitude: f32,
+}
+
+/// The constants of one attention op.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query head `h` reads `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Features of one head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+}
+
+/// One sequence's part of a step, with the blocks that hold its keys and values.
+#[derive(Clone, Debug)]
+pub struct PagedSequence<'a> {
+    /// Its rows in the step.
+    pub rows: Range<usize>,
+    /// Position in the sequence of the first of them.
+    pub position: usize,
+    /// Block `i` holds positions `i * ATTENTION_TILE ..`.
+    pub blocks: &'a [u32],
+}
+
+/// The non-linearity of a gated MLP.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+}
+
+/// How one token is drawn.
+///
+/// Let `l` be the logits of a row. At temperature 0 the token is the first of the greatest logits and its
+/// logprob that of `log_softmax(l)`. Else, `p = softmax(l / temperature)`; the candidates are the `top_k` greatest
+/// (ties: lower id first), then the smallest head of them, in descending order, whose sum of p reaches
+/// `top_p` of their total; the token is the first candidate, in vocabulary order, at which the cumulative sum of p exceeds
+/// `uniform` times the candidates' total. The logprob is `log p`, before top-k and top-p.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// `None`: off.
+    pub top_k: Option<usize>,
+    /// 1: off.
+    pub top_p: f32,
+    /// In `[0, 1)`, from the counter-based generator.
+    pub uniform: f64,
+}
+
+/// A drawn token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// Its id.
+    pub token: u32,
+    /// Natural log of its probability; see [`Draw`].
+    pub logprob: f32,
+}
+
+/// One AdamW step (Loshchilov & Hutter 2019, as torch computes it).
+///
+/// `p *= 1 - learning_rate * weight_decay; m = lerp(m, g, 1 - beta1); v = beta2 v + (1 - beta2) g²;`
+/// `p -= learning_rate / bias1 * m / (sqrt(v) / sqrt(bias2) + eps)`.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// Factor on the gradient (the global clip).
+    pub gradient_scale: f32,
+}

@@ -1,0 +1,3 @@
+//! Exactly what travels over HTTP: JSON and protobuf, every SDK generation. No behaviour.
+
+pub mod ids;
