@@ -7,6 +7,7 @@
 
 use std::{fmt, ops::Range};
 
+pub mod philox;
 pub mod shape;
 
 pub use shape::{
@@ -89,6 +90,10 @@ pub type Coefficients<'a> = dyn FnMut(Range<usize>, &[f32], &mut [f32]) + 'a;
 ///
 /// Dropping a buffer frees it. An op may be asynchronous; the ones that give host data back wait.
 /// Shapes are the caller's duty: an op may panic where they do not fit.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "an op's buffers, each borrowed its own way, read best side by side"
+)]
 pub trait Backend: Send + 'static {
     /// Activations, `[rows, features]`, f32.
     type Rows: Send + fmt::Debug;
@@ -277,7 +282,7 @@ pub trait Backend: Send + 'static {
         linear: Linear<'_, Self>,
         draws: &[Draw],
     );
-    /// One AdamW step of one site; the gradient is multiplied by `gradient_scale` first.
+    /// One `AdamW` step of one site; the gradient is multiplied by `gradient_scale` first.
     fn adamw(
         &mut self,
         lora: &mut Self::Lora,

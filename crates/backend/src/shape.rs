@@ -107,7 +107,7 @@ pub struct Drawn {
     pub logprob: f32,
 }
 
-/// One AdamW step (Loshchilov & Hutter 2019, as torch computes it).
+/// One `AdamW` step (Loshchilov & Hutter 2019, as torch computes it).
 ///
 /// `p *= 1 - learning_rate * weight_decay; m = lerp(m, g, 1 - beta1); v = beta2 v + (1 - beta2) g²;`
 /// `p -= learning_rate / bias1 * m / (sqrt(v) / sqrt(bias2) + eps)`.
