@@ -1,1 +1,72 @@
-fn main() {}
+//! Chores of the workspace: `cargo xtask <task>`. Each task is one file; it starts binaries and
+//! reads files, and never links a crate of the product.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+mod bench;
+mod golden;
+mod python;
+mod requirements;
+mod run;
+mod test;
+mod tidy;
+mod tools;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  test [STAGE…]   everything that CI runs, or only the named stages
+  tidy            the checks of the house that no lint makes
+  requirements    every row of docs/requirements.md that is shown names a proof that exists
+  golden          makes the golden numbers again with PyTorch (needs the network once, for pip)
+  bench           training, sampling and latency figures of this machine";
+
+fn main() -> ExitCode {
+    match task() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn task() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let root = root()?;
+    let name = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    match name.as_str() {
+        "test" => test::run(&root, &rest),
+        "tidy" => tidy::run(&root),
+        "requirements" => requirements::run(&root),
+        "golden" => golden::run(&root),
+        "bench" => bench::run(&root, &rest),
+        "" | "help" | "--help" | "-h" => {
+            say(USAGE);
+            Ok(())
+        }
+        other => bail!("find a task called `{other}`\n\n{USAGE}"),
+    }
+}
+
+/// The workspace's folder.
+fn root() -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(manifest.parent().context("find the folder above xtask")?.to_owned())
+}
+
+#[expect(clippy::print_stdout, reason = "xtask talks on the terminal")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "xtask talks on the terminal")]
+fn print_error(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,77 @@
+//! Python environments that the tests make once, in the user's cache directory, and use again.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    run::{output, run},
+    say,
+};
+
+/// The official SDK that the end-to-end tests drive.
+pub const E2E: Environment =
+    Environment { name: "e2e-0.38.0", packages: &["tinker[torch]==0.38.0", "pytest==9.0.1"] };
+
+/// The reference for golden numbers.
+pub const GOLDEN: Environment = Environment {
+    name: "golden-1",
+    packages: &["torch==2.9.1", "transformers==4.57.3", "peft==0.18.0", "numpy", "safetensors"],
+};
+
+/// The spelling checker, from a prebuilt wheel.
+pub const TYPOS: Environment = Environment { name: "typos-1.52.0", packages: &["typos==1.52.0"] };
+
+/// A virtual environment with pinned packages.
+#[derive(Debug)]
+pub struct Environment {
+    name: &'static str,
+    packages: &'static [&'static str],
+}
+
+impl Environment {
+    /// Its folder, made on the first use.
+    pub fn ensure(&self, root: &Path) -> Result<PathBuf> {
+        let folder = cache()?.join(format!("venv-{}", self.name));
+        let complete = folder.join("complete");
+        if complete.exists() {
+            return Ok(folder);
+        }
+        say(&format!("making {} with {}", folder.display(), self.packages.join(" ")));
+        let version = output(root, "python3", &["--version"]).context(
+            "find python3: install Python 3.11 or later (Debian: apt-get install python3-venv)",
+        )?;
+        let text = folder.to_str().context("read the cache folder's name as UTF-8")?;
+        run(root, "python3", &["-m", "venv", "--clear", text])
+            .with_context(|| format!("make a virtual environment with {}", version.trim()))?;
+        let pip = folder.join("bin/pip");
+        let pip = pip.to_str().context("read the cache folder's name as UTF-8")?;
+        let mut arguments = vec!["install", "--quiet", "--disable-pip-version-check"];
+        arguments.extend(self.packages);
+        run(root, pip, &arguments)?;
+        fs::write(&complete, self.packages.join("\n")).context("mark the environment complete")?;
+        Ok(folder)
+    }
+
+    /// One of its programs.
+    pub fn program(&self, root: &Path, name: &str) -> Result<String> {
+        let path = self.ensure(root)?.join("bin").join(name);
+        ensure!(path.exists(), "find {name} in {}", path.display());
+        path.into_os_string().into_string().ok().context("read the cache folder's name as UTF-8")
+    }
+}
+
+/// `$XDG_CACHE_HOME/tinsmith`, else `~/.cache/tinsmith`.
+#[expect(clippy::disallowed_methods, reason = "xtask has no configuration to read it in")]
+fn cache() -> Result<PathBuf> {
+    let base = match env::var("XDG_CACHE_HOME") {
+        Ok(folder) if !folder.is_empty() => PathBuf::from(folder),
+        _ => Path::new(&env::var("HOME").context("read HOME")?).join(".cache"),
+    };
+    let folder = base.join("tinsmith");
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    Ok(folder)
+}

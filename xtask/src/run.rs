@@ -1,0 +1,36 @@
+//! Runs a command in the workspace's folder, its output on the terminal.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Runs `program` with `arguments`; an exit code other than 0 is an error.
+pub fn run(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
+    run_with(root, program, arguments, &[])
+}
+
+/// The same with environment variables.
+pub fn run_with(
+    root: &Path,
+    program: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<()> {
+    let line = format!("{program} {}", arguments.join(" "));
+    let status = Command::new(program)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root)
+        .status()
+        .with_context(|| format!("start `{line}`"))?;
+    if !status.success() {
+        bail!("run `{line}`: {status}");
+    }
+    Ok(())
+}
+
+/// What `program` prints, or `None` if it cannot be started or fails.
+pub fn output(root: &Path, program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).current_dir(root).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
