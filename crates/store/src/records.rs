@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tinsmith_types::ids::{
-    ModelId, RequestId, SamplingSessionId, SeqId, SessionId, TenantId,
-};
+use tinsmith_types::ids::{ModelId, RequestId, SamplingSessionId, SeqId, SessionId, TenantId};
 
 /// blake3 of a canonical encoding.
 pub type Digest = [u8; 32];
@@ -339,7 +337,10 @@ pub enum JournalState {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Retrieved {
     Pending(QueueState),
-    Finished { kind: RequestKind, outcome: Outcome },
+    Finished {
+        kind: RequestKind,
+        outcome: Outcome,
+    },
     /// A sample of an earlier start.
     Gone,
 }
