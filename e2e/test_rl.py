@@ -1,0 +1,48 @@
+"""A reinforcement-learning loop with importance sampling, as the cookbook writes it."""
+
+from helpers import question, result, tokenizer
+from tinker import types
+
+GROUP = 16
+
+
+def reward(tokens, wanted):
+    """The share of an answer's tokens that are the wanted one."""
+    return sum(token == wanted for token in tokens) / max(len(tokens), 1)
+
+
+def test_reward_rises(service):
+    training = service.create_lora_training_client(base_model="nano", rank=8, seed=4)
+    prompt = question("Tell me a story.")
+    wanted = tokenizer().encode("a", add_special_tokens=False)[0]
+    params = types.SamplingParams(max_tokens=8, temperature=1.0, stop=[])
+    means = []
+    for step in range(14):
+        sampler = training.save_weights_and_get_sampling_client()
+        groups = [
+            sampler.sample(types.ModelInput.from_ints(prompt), GROUP, params) for _ in range(2)
+        ]
+        data, rewards = [], []
+        for group in groups:
+            sequences = result(group).sequences
+            scores = [reward(sequence.tokens, wanted) for sequence in sequences]
+            mean = sum(scores) / len(scores)
+            rewards += scores
+            for sequence, score in zip(sequences, scores):
+                tokens = prompt + list(sequence.tokens)
+                pad = [0.0] * (len(prompt) - 1)
+                data.append(
+                    types.Datum(
+                        model_input=types.ModelInput.from_ints(tokens[:-1]),
+                        loss_fn_inputs={
+                            "target_tokens": tokens[1:],
+                            "logprobs": pad + list(sequence.logprobs),
+                            "advantages": pad + [score - mean] * len(sequence.tokens),
+                        },
+                    )
+                )
+        means.append(sum(rewards) / len(rewards))
+        forward_backward = training.forward_backward(data, "importance_sampling")
+        optim_step = training.optim_step(types.AdamParams(learning_rate=1e-2))
+        result(forward_backward), result(optim_step)
+    assert sum(means[-3:]) > sum(means[:3]) + 0.3, means
