@@ -8,8 +8,10 @@
 use std::{fmt, ops::Range};
 
 pub mod philox;
+pub mod reference;
 pub mod shape;
 
+pub use reference::ReferenceBackend;
 pub use shape::{
     Activation, AdamW, AttentionShape, Draw, Drawn, Dtype, PagedSequence, RawMatrix, RopeTable,
 };
@@ -151,7 +153,7 @@ pub trait Backend: Send + 'static {
     /// Copies one block (all layers) onto another.
     fn copy_block(&mut self, cache: &mut Self::Cache, from: u32, to: u32);
 
-    // Ops. Each one's math stands in `ops/<op>.rs`.
+    // Ops. Each one's math stands in `reference/<op>.rs`.
 
     /// `out[i] = scale * table[tokens[i]]`.
     fn embed(&mut self, out: &mut Self::Rows, table: &Self::Weight, tokens: &[u32], scale: f32);

@@ -1,0 +1,266 @@
+//! The truth: every op as plain loops in f64, on the host, one row after another.
+//!
+//! Fast backends are compared with it, and finite differences run on it.
+//! Clear beats fast here. An op stands in `reference/<op>.rs`, under its math; unwritten buffers hold NaN,
+//! so that reading what nobody wrote shows.
+
+use std::ops::Range;
+
+use crate::{
+    Activation, AdamW, AttentionForward, AttentionShape, Backend, Coefficients, Draw, Drawn,
+    Linear, LoraGradientUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope, Targets,
+};
+
+mod adamw;
+mod attention;
+mod buffers;
+mod embed;
+mod gated;
+mod linear;
+mod rms_norm;
+mod rope;
+mod sample;
+mod score;
+
+pub use buffers::{Cache, Lora, Pair, Rows, Vector, Weight};
+
+/// The reference backend; see the module.
+#[derive(Debug)]
+pub struct ReferenceBackend;
+
+impl Backend for ReferenceBackend {
+    type Rows = Rows;
+    type Weight = Weight;
+    type Vector = Vector;
+    type Lora = Lora;
+    type Pair = Pair;
+    type Cache = Cache;
+
+    fn kernel_set(&self) -> &'static str {
+        "reference"
+    }
+
+    fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Weight> {
+        Ok(Weight::from_raw(matrix))
+    }
+
+    fn vector(&mut self, vector: &RawMatrix<'_>) -> Result<Vector> {
+        Ok(Vector::from_raw(vector))
+    }
+
+    fn rows(&mut self, rows: usize, features: usize) -> Result<Rows> {
+        Ok(Rows::unwritten(rows, features))
+    }
+
+    fn resize(&mut self, buffer: &mut Rows, rows: usize) -> Result<()> {
+        buffer.reshape(rows, buffer.features());
+        Ok(())
+    }
+
+    fn zero(&mut self, buffer: &mut Rows) {
+        buffer.values_mut().fill(0.0);
+    }
+
+    fn read_rows(&mut self, buffer: &Rows) -> Vec<f32> {
+        buffers::to_f32(buffer.values())
+    }
+
+    fn write_rows(&mut self, buffer: &mut Rows, values: &[f32]) {
+        buffers::copy_from_f32(buffer.values_mut(), values);
+    }
+
+    fn lora(&mut self, a: &[f32], b: &[f32], rank: usize) -> Result<Lora> {
+        Ok(Lora { rank, a: buffers::to_f64(a), b: buffers::to_f64(b) })
+    }
+
+    fn read_lora(&mut self, lora: &Lora) -> (Vec<f32>, Vec<f32>) {
+        (buffers::to_f32(&lora.a), buffers::to_f32(&lora.b))
+    }
+
+    fn pair(&mut self, lora: &Lora) -> Result<Pair> {
+        Ok(Pair { a: vec![0.0; lora.a.len()], b: vec![0.0; lora.b.len()] })
+    }
+
+    fn zero_pair(&mut self, pair: &mut Pair) {
+        pair.a.fill(0.0);
+        pair.b.fill(0.0);
+    }
+
+    fn copy_pair(&mut self, to: &mut Pair, from: &Pair) {
+        to.a.copy_from_slice(&from.a);
+        to.b.copy_from_slice(&from.b);
+    }
+
+    fn read_pair(&mut self, pair: &Pair) -> (Vec<f32>, Vec<f32>) {
+        (buffers::to_f32(&pair.a), buffers::to_f32(&pair.b))
+    }
+
+    fn write_pair(&mut self, pair: &mut Pair, a: &[f32], b: &[f32]) {
+        buffers::copy_from_f32(&mut pair.a, a);
+        buffers::copy_from_f32(&mut pair.b, b);
+    }
+
+    fn cache(&mut self, blocks: usize, layers: usize, shape: &AttentionShape) -> Result<Cache> {
+        Ok(Cache::zeros(blocks, layers, shape.kv_heads * shape.head_dim))
+    }
+
+    fn copy_block(&mut self, cache: &mut Cache, from: u32, to: u32) {
+        cache.copy_block(from, to);
+    }
+
+    fn embed(&mut self, out: &mut Rows, table: &Weight, tokens: &[u32], scale: f32) {
+        embed::embed(out, table, tokens, scale);
+    }
+
+    fn gather(&mut self, out: &mut Rows, x: &Rows, indices: &[usize]) {
+        embed::gather(out, x, indices);
+    }
+
+    fn rms_norm(&mut self, out: &mut Rows, x: &Rows, weight: &Vector, eps: f32) {
+        rms_norm::forward(out, x, weight, eps);
+    }
+
+    fn rms_norm_backward(&mut self, dx: &mut Rows, dy: &Rows, x: &Rows, weight: &Vector, eps: f32) {
+        rms_norm::backward(dx, dy, x, weight, eps);
+    }
+
+    fn linear(
+        &mut self,
+        out: &mut Rows,
+        x: &Rows,
+        linear: Linear<'_, Self>,
+        hidden: Option<&mut Rows>,
+    ) {
+        linear::forward(out, x, &linear, hidden);
+    }
+
+    fn linear_backward(
+        &mut self,
+        dx: Option<&mut Rows>,
+        dy: &Rows,
+        x: &Rows,
+        weight: &Weight,
+        hidden: &Rows,
+        uses: &mut [LoraGradientUse<'_, Lora, Pair>],
+    ) {
+        linear::backward(dx, dy, x, weight, hidden, uses);
+    }
+
+    fn rope(&mut self, out: &mut Rows, x: &Rows, rope: Rope<'_, Self>) {
+        rope::forward(out, x, &rope);
+    }
+
+    fn rope_backward(&mut self, dx: &mut Rows, dy: &Rows, x: &Rows, rope: Rope<'_, Self>) {
+        rope::backward(dx, dy, x, &rope);
+    }
+
+    fn attention(
+        &mut self,
+        out: &mut Rows,
+        lse: &mut Rows,
+        qkv: Qkv<'_, Self>,
+        sequences: &[Range<usize>],
+        shape: &AttentionShape,
+    ) {
+        attention::forward(out, lse, &qkv, sequences, shape);
+    }
+
+    fn attention_backward(
+        &mut self,
+        gradients: QkvGradients<'_, Self>,
+        forward: AttentionForward<'_, Self>,
+        sequences: &[Range<usize>],
+        shape: &AttentionShape,
+    ) {
+        attention::backward(gradients, &forward, sequences, shape);
+    }
+
+    fn cache_write(
+        &mut self,
+        cache: &mut Cache,
+        layer: usize,
+        k: &Rows,
+        v: &Rows,
+        sequences: &[PagedSequence<'_>],
+    ) {
+        attention::cache_write(cache, layer, k, v, sequences);
+    }
+
+    fn attention_paged(
+        &mut self,
+        out: &mut Rows,
+        q: &Rows,
+        cache: &Cache,
+        layer: usize,
+        sequences: &[PagedSequence<'_>],
+        shape: &AttentionShape,
+    ) {
+        attention::paged(out, q, cache, layer, sequences, shape);
+    }
+
+    fn gated(&mut self, out: &mut Rows, gate: &Rows, up: &Rows, activation: Activation) {
+        gated::forward(out, gate, up, activation);
+    }
+
+    fn gated_backward(
+        &mut self,
+        dgate: &mut Rows,
+        dup: &mut Rows,
+        dout: &Rows,
+        gate: &Rows,
+        up: &Rows,
+        activation: Activation,
+    ) {
+        gated::backward(dgate, dup, dout, gate, up, activation);
+    }
+
+    fn score(
+        &mut self,
+        logprobs: &mut [f32],
+        x: &Rows,
+        linear: Linear<'_, Self>,
+        targets: Targets<'_>,
+    ) {
+        buffers::round_to_f32(logprobs, &score::forward(x, &linear, targets));
+    }
+
+    fn score_backward(
+        &mut self,
+        dx: Option<&mut Rows>,
+        x: &Rows,
+        weight: &Weight,
+        uses: &mut [LoraGradientUse<'_, Lora, Pair>],
+        targets: Targets<'_>,
+        coefficients: &mut Coefficients<'_>,
+    ) {
+        score::backward(dx, x, weight, uses, targets, coefficients);
+    }
+
+    fn sample(
+        &mut self,
+        drawn: &mut Vec<Drawn>,
+        x: &Rows,
+        linear: Linear<'_, Self>,
+        draws: &[Draw],
+    ) {
+        sample::sample(drawn, x, &linear, draws);
+    }
+
+    fn adamw(
+        &mut self,
+        lora: &mut Lora,
+        gradient: &Pair,
+        first: &mut Pair,
+        second: &mut Pair,
+        step: &AdamW,
+    ) {
+        adamw::adamw(lora, gradient, first, second, step);
+    }
+
+    fn sum_squares(&mut self, pair: &Pair) -> (f64, f64) {
+        adamw::sum_squares(pair)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! Causal attention (Vaswani et al. 2017), several query heads to one key-value head (Ainslie et al. 2023).
+//!
+//! For query i of a sequence and its keys j ≤ i, with head h reading key-value head `h / (heads / kv_heads)`:
+//! `s[j] = scale · q·k[j]`, `lse = log Σ exp(s[j])`, `p[j] = exp(s[j] - lse)`.
+
+use std::ops::Range;
+
+use crate::{AttentionForward, AttentionShape, PagedSequence, Qkv, QkvGradients};
+
+use super::{Cache, ReferenceBackend, Rows};
+
+/// `out = Σ p[j] v[j]`, and `lse`.
+pub(super) fn forward(
+    out: &mut Rows,
+    lse: &mut Rows,
+    qkv: &Qkv<'_, ReferenceBackend>,
+    sequences: &[Range<usize>],
+    shape: &AttentionShape,
+) {
+    lse.reshape(qkv.q.len(), shape.heads);
+    for rows in sequences {
+        for i in rows.clone() {
+            let visible = rows.start..i + 1;
+            for h in 0..shape.heads {
+                let keys: Vec<_> =
+                    visible.clone().map(|j| kv_head(qkv.k.row(j), h, shape)).collect();
+                let values: Vec<_> =
+                    visible.clone().map(|j| kv_head(qkv.v.row(j), h, shape)).collect();
+                let q = &qkv.q.row(i)[head(h, shape)];
+                let head_out = &mut out.row_mut(i)[head(h, shape)];
+                lse.row_mut(i)[h] = attend(head_out, q, &keys, &values, shape.scale);
+            }
+        }
+    }
+}
+
+pub(super) fn cache_write(
+    cache: &mut Cache,
+    layer: usize,
+    k: &Rows,
+    v: &Rows,
+    sequences: &[PagedSequence<'_>],
+) {
+    for sequence in sequences {
+        for (position, i) in (sequence.position..).zip(sequence.rows.clone()) {
+            cache.write((layer, sequence.blocks, position), k.row(i), v.row(i));
+        }
+    }
+}
+
+/// As [`forward`], with keys and values read from the cache.
+pub(super) fn paged(
+    out: &mut Rows,
+    q: &Rows,
+    cache: &Cache,
+    layer: usize,
+    sequences: &[PagedSequence<'_>],
+    shape: &AttentionShape,
+) {
+    for PagedSequence { rows, position, blocks } in sequences {
+        for (position, i) in (*position..).zip(rows.clone()) {
+            for h in 0..shape.heads {
+                let key = |j| kv_head(cache.key(layer, blocks, j), h, shape);
+                let value = |j| kv_head(cache.value(layer, blocks, j), h, shape);
+                let keys: Vec<_> = (0..=position).map(key).collect();
+                let values: Vec<_> = (0..=position).map(value).collect();
+                let head_out = &mut out.row_mut(i)[head(h, shape)];
+                attend(head_out, &q.row(i)[head(h, shape)], &keys, &values, shape.scale);
+            }
+        }
+    }
+}
+
+/// One query of one head over the keys that it sees; answers the log of the sum of exponentials.
+fn attend(out: &mut [f64], q: &[f64], keys: &[&[f64]], values: &[&[f64]], scale: f32) -> f64 {
+    let scores: Vec<f64> = keys.iter().map(|k| f64::from(scale) * dot(q, k)).collect();
+    let lse = log_sum_exp(&scores);
+    out.fill(0.0);
+    for (score, value) in scores.iter().zip(values) {
+        add_scaled(out, (score - lse).exp(), value);
+    }
+    lse
+}
+
+/// With `ds[j] = scale · p[j] (dout·v[j] - dout·out)`: `dq = Σ ds[j] k[j]`, and by head and query in order
+/// `dk[j] += ds[j] q`, `dv[j] += p[j] dout`.
+pub(super) fn backward(
+    gradients: QkvGradients<'_, ReferenceBackend>,
+    forward: &AttentionForward<'_, ReferenceBackend>,
+    sequences: &[Range<usize>],
+    shape: &AttentionShape,
+) {
+    let QkvGradients { dq, dk, dv } = gradients;
+    let AttentionForward { qkv: Qkv { q, k, v }, out, lse, dout } = forward;
+    let scale = f64::from(shape.scale);
+    for rows in sequences {
+        for i in rows.clone() {
+            dq.row_mut(i).fill(0.0);
+            dk.row_mut(i).fill(0.0);
+            dv.row_mut(i).fill(0.0);
+        }
+        for h in 0..shape.heads {
+            let (head, kv) = (head(h, shape), kv_range(h, shape));
+            for i in rows.clone() {
+                let (q, dout) = (&q.row(i)[head.clone()], &dout.row(i)[head.clone()]);
+                let out_share = dot(dout, &out.row(i)[head.clone()]);
+                for j in rows.start..i + 1 {
+                    let (k, v) = (&k.row(j)[kv.clone()], &v.row(j)[kv.clone()]);
+                    let p = (scale * dot(q, k) - lse.row(i)[h]).exp();
+                    let ds = scale * p * (dot(dout, v) - out_share);
+                    add_scaled(&mut dq.row_mut(i)[head.clone()], ds, k);
+                    add_scaled(&mut dk.row_mut(j)[kv.clone()], ds, q);
+                    add_scaled(&mut dv.row_mut(j)[kv.clone()], p, dout);
+                }
+            }
+        }
+    }
+}
+
+fn head(h: usize, shape: &AttentionShape) -> Range<usize> {
+    h * shape.head_dim..(h + 1) * shape.head_dim
+}
+
+fn kv_range(h: usize, shape: &AttentionShape) -> Range<usize> {
+    head(h / (shape.heads / shape.kv_heads), shape)
+}
+
+fn kv_head<'r>(row: &'r [f64], h: usize, shape: &AttentionShape) -> &'r [f64] {
+    &row[kv_range(h, shape)]
+}
+
+fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
+fn add_scaled(out: &mut [f64], scale: f64, x: &[f64]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += scale * x;
+    }
+}
+
+/// `log Σ exp(x)`, with the greatest x taken out of the sum so that no exponential overflows.
+pub(super) fn log_sum_exp(x: &[f64]) -> f64 {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    max + x.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
+}
