@@ -1,0 +1,17 @@
+//! What is computed: one decoder with named switches, a table of model families, LoRA, weight loading.
+//!
+//! A new family is one table entry (`families/<name>.rs`). The maths runs through the ops of a
+//! [`tinsmith_backend::Backend`]; when it runs, and for whom, is the engine's business.
+
+pub mod batch;
+pub mod config;
+pub mod decoder;
+mod error;
+pub mod families;
+pub mod files;
+pub mod lora;
+pub mod peft;
+mod tensors;
+pub mod workspace;
+
+pub use error::{Error, Result};

@@ -1,0 +1,271 @@
+//! The one decoder: its weights, and the public face of its forward and backward steps.
+
+mod backward;
+mod forward;
+
+use tinsmith_backend::{Backend, Coefficients, Draw, Drawn, Linear, LoraUse, Targets};
+
+use crate::{
+    Result,
+    batch::{InferBatch, Spans, TrainBatch},
+    config::DecoderConfig,
+    files::ModelDir,
+    lora::{Projection, Site},
+    workspace::{Workspace, activation_bytes},
+};
+use forward::{Attend, Pass};
+
+/// A decoder whose frozen weights are on the device, packed.
+#[derive(Debug)]
+pub struct Decoder<B: Backend> {
+    config: DecoderConfig,
+    embed: B::Weight,
+    /// `None`: the embedding.
+    unembed: Option<B::Weight>,
+    final_norm: B::Vector,
+    layers: Vec<LayerWeights<B>>,
+}
+
+#[derive(Debug)]
+struct LayerWeights<B: Backend> {
+    attention_norm: B::Vector,
+    mlp_norm: B::Vector,
+    /// Norms of each query and each key head.
+    qk_norms: Option<(B::Vector, B::Vector)>,
+    /// By [`Projection`].
+    projections: Vec<Matrix<B>>,
+}
+
+#[derive(Debug)]
+struct Matrix<B: Backend> {
+    weight: B::Weight,
+    bias: Option<B::Vector>,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Packs every weight for the device. The directory is not needed afterwards.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn load(b: &mut B, dir: &ModelDir) -> Result<Self> {
+        Self::load_as(b, dir, dir.config().clone())
+    }
+
+    /// As [`Decoder::load`], with other switches than the directory's.
+    fn load_as(b: &mut B, dir: &ModelDir, config: DecoderConfig) -> Result<Self> {
+        let names = config.names;
+        let matrix = |b: &mut B, name: &str| b.weight(&dir.raw(&format!("{name}.weight")));
+        let embed = matrix(b, names.embed)?;
+        let unembed = if config.tie_embeddings { None } else { Some(matrix(b, names.unembed)?) };
+        let final_norm = b.vector(&dir.raw(&format!("{}.weight", names.final_norm)))?;
+        let layers: Result<Vec<_>> =
+            (0..config.layers).map(|layer| LayerWeights::load(b, dir, &config, layer)).collect();
+        Ok(Self { embed, unembed, final_norm, layers: layers?, config })
+    }
+
+    /// The decoder's switches.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Room for the keys and values of `blocks` blocks of tokens.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn cache(&self, b: &mut B, blocks: usize) -> Result<B::Cache> {
+        Ok(b.cache(blocks, self.config.layers, &self.config.attention_shape())?)
+    }
+
+    /// Planned memory, in bytes, of a training step of `tokens` tokens with adapters of at most `max_rank`.
+    pub fn activation_bytes(&self, tokens: usize, max_rank: usize) -> usize {
+        activation_bytes(&self.config, tokens, max_rank)
+    }
+
+    /// Logprobs of the candidates, `[rows * per_row]`, without gradients.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn forward(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &TrainBatch<'_, B>,
+        logprobs: &mut [f32],
+    ) -> Result<()> {
+        self.train_pass(b, workspace, batch, false)?;
+        let mut uses = Vec::new();
+        Spans::train(&batch.groups).fill(Site::Unembed, &mut uses);
+        let stream = &mut workspace.stream;
+        b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, self.config.rms_eps);
+        b.score(logprobs, &stream.normed, self.unembedding(&uses), batch.targets);
+        Ok(())
+    }
+
+    /// Computes logprobs, asks for their coefficients, and adds to each group's gradient.
+    ///
+    /// Gradients stop at the lowest layer that something trainable needs.
+    ///
+    /// # Errors
+    /// No room on the device; then no gradient has been touched.
+    pub fn forward_backward(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &mut TrainBatch<'_, B>,
+        coefficients: &mut Coefficients<'_>,
+    ) -> Result<()> {
+        let layers = batch
+            .groups
+            .iter()
+            .any(|group| group.gradient.is_some() && group.adapter.spec().trains_layers());
+        workspace.prepare_gradients(b, &self.config, batch.tokens.len(), layers)?;
+        self.train_pass(b, workspace, batch, layers)?;
+        self.backward(b, workspace, batch, coefficients);
+        Ok(())
+    }
+
+    /// Runs rows through the layers, over and into the cache; [`Decoder::sample`] and [`Decoder::score`]
+    /// read what it leaves in the workspace.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn infer(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        cache: &mut B::Cache,
+        batch: &InferBatch<'_, B>,
+    ) -> Result<()> {
+        workspace.prepare(b, &self.config, batch.tokens.len(), 1)?;
+        workspace.positions.clear();
+        for sequence in &batch.sequences {
+            assert_eq!(sequence.rows.start, workspace.positions.len(), "sequences tile the rows");
+            let positions = sequence.position..sequence.position + sequence.rows.len();
+            workspace.positions.extend(positions.map(position));
+        }
+        let attend = Attend::Paged { cache, sequences: &batch.sequences };
+        let pass = Pass::new(b, Spans::infer(batch), attend, false);
+        self.run_layers(pass, workspace, batch.tokens);
+        Ok(())
+    }
+
+    /// Draws a token for each of `rows`, which are rows of the `batch` that [`Decoder::infer`] ran last, in
+    /// ascending order; a row may come several times. `drawn` is filled in the order of `rows`.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn sample(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        (batch, rows): (&InferBatch<'_, B>, &[usize]),
+        draws: &[Draw],
+        drawn: &mut Vec<Drawn>,
+    ) -> Result<()> {
+        let spans = self.pick(b, workspace, batch, rows)?;
+        let mut uses = Vec::new();
+        spans.fill(Site::Unembed, &mut uses);
+        b.sample(drawn, &workspace.stream.picked_normed, self.unembedding(&uses), draws);
+        Ok(())
+    }
+
+    /// Logprobs `[rows * per_row]` of the targets of `rows`, chosen as in [`Decoder::sample`].
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn score(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        (batch, rows): (&InferBatch<'_, B>, &[usize]),
+        targets: Targets<'_>,
+        logprobs: &mut [f32],
+    ) -> Result<()> {
+        let spans = self.pick(b, workspace, batch, rows)?;
+        let mut uses = Vec::new();
+        spans.fill(Site::Unembed, &mut uses);
+        let picked = &workspace.stream.picked_normed;
+        b.score(logprobs, picked, self.unembedding(&uses), targets);
+        Ok(())
+    }
+
+    /// Gathers rows of the residual stream and norms them for the unembedding.
+    fn pick<'a>(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &InferBatch<'a, B>,
+        rows: &[usize],
+    ) -> Result<Spans<'a, B>> {
+        let stream = &mut workspace.stream;
+        b.resize(&mut stream.picked, rows.len())?;
+        b.resize(&mut stream.picked_normed, rows.len())?;
+        b.gather(&mut stream.picked, &stream.x, rows);
+        let (out, x) = (&mut stream.picked_normed, &stream.picked);
+        b.rms_norm(out, x, &self.final_norm, self.config.rms_eps);
+        Ok(Spans::infer(batch).gathered(rows))
+    }
+
+    /// Runs whole sequences through the layers; leaves the residual stream in the workspace.
+    fn train_pass(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &TrainBatch<'_, B>,
+        keep: bool,
+    ) -> Result<()> {
+        let states = if keep { self.config.layers } else { 1 };
+        workspace.prepare(b, &self.config, batch.tokens.len(), states)?;
+        workspace.positions.clear();
+        for sequence in &batch.sequences {
+            assert_eq!(sequence.start, workspace.positions.len(), "sequences tile the rows");
+            workspace.positions.extend((0..sequence.len()).map(position));
+        }
+        let attend = Attend::Whole(&batch.sequences);
+        let pass = Pass::new(b, Spans::train(&batch.groups), attend, keep);
+        self.run_layers(pass, workspace, batch.tokens);
+        Ok(())
+    }
+
+    fn unembed_weight(&self) -> &B::Weight {
+        self.unembed.as_ref().unwrap_or(&self.embed)
+    }
+
+    fn unembedding<'a>(&'a self, uses: &'a [LoraUse<'a, B::Lora>]) -> Linear<'a, B> {
+        Linear { weight: self.unembed_weight(), bias: None, uses, add: false }
+    }
+}
+
+impl<B: Backend> LayerWeights<B> {
+    fn load(b: &mut B, dir: &ModelDir, config: &DecoderConfig, layer: usize) -> Result<Self> {
+        let names = config.names;
+        let vector = |b: &mut B, name: &str| {
+            b.vector(&dir.raw(&format!("{}.{layer}.{name}.weight", names.layers)))
+        };
+        let projection = |b: &mut B, projection: Projection| {
+            let module = projection.module(config, layer);
+            let bias = projection.has_bias(config).then(|| dir.raw(&format!("{module}.bias")));
+            Ok(Matrix {
+                weight: b.weight(&dir.raw(&format!("{module}.weight")))?,
+                bias: bias.map(|bias| b.vector(&bias)).transpose()?,
+            })
+        };
+        let qk_norms = if config.qk_norm {
+            Some((vector(b, names.q_norm)?, vector(b, names.k_norm)?))
+        } else {
+            None
+        };
+        let projections: Result<Vec<_>> =
+            Projection::ALL.into_iter().map(|each| projection(b, each)).collect();
+        Ok(Self {
+            attention_norm: vector(b, names.attention_norm)?,
+            mlp_norm: vector(b, names.mlp_norm)?,
+            qk_norms,
+            projections: projections?,
+        })
+    }
+}
+
+fn position(index: usize) -> u32 {
+    u32::try_from(index).expect("sequences are shorter than 2³² tokens")
+}

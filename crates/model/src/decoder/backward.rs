@@ -1,0 +1,182 @@
+//! The layers, backward, by hand: the ops of `forward.rs` in reverse.
+//!
+//! Base weights are frozen, so a gradient flows on only where an adapter below still needs it.
+
+use std::ops::Range;
+
+use tinsmith_backend::{
+    AttentionForward, Backend, Coefficients, LoraGradientUse, Qkv, QkvGradients,
+};
+
+use super::Decoder;
+use crate::{
+    batch::{TrainBatch, TrainGroup},
+    lora::{Projection, Site},
+    workspace::{Gradients, LayerState, Stream, Workspace},
+};
+
+/// One way back through the layers.
+struct Back<'p, 'a, B: Backend> {
+    b: &'p mut B,
+    groups: &'p mut [TrainGroup<'a, B>],
+    sequences: &'p [Range<usize>],
+    positions: &'p [u32],
+    /// Whether any group trains attention.
+    attention: bool,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Scores, differentiates and adds to the groups' gradients, after a pass that kept its states.
+    pub(super) fn backward(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &mut TrainBatch<'_, B>,
+        coefficients: &mut Coefficients<'_>,
+    ) {
+        let Workspace { stream, layers: states, gradients, positions, .. } = workspace;
+        let gradients = gradients.as_mut().expect("made before the forward pass");
+        let trains = |what: fn(&crate::lora::LoraSpec) -> bool| {
+            batch.groups.iter().any(|group| group.gradient.is_some() && what(group.adapter.spec()))
+        };
+        let layers = trains(|spec| spec.trains_layers());
+        let attention = trains(|spec| spec.train_attn);
+        let eps = self.config.rms_eps;
+        b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, eps);
+        let dx = layers.then_some(&mut gradients.dnormed);
+        let mut uses = gradient_uses(&mut batch.groups, Site::Unembed);
+        let (x, weight) = (&stream.normed, self.unembed_weight());
+        b.score_backward(dx, x, weight, &mut uses, batch.targets, coefficients);
+        if !layers {
+            return;
+        }
+        drop(uses);
+        b.zero(&mut gradients.dx);
+        let (dx, dy) = (&mut gradients.dx, &gradients.dnormed);
+        b.rms_norm_backward(dx, dy, &stream.x, &self.final_norm, eps);
+        let (groups, sequences) = (&mut batch.groups[..], &batch.sequences[..]);
+        let mut back = Back { b, groups, sequences, positions, attention };
+        for layer in (0..self.config.layers).rev() {
+            let state = &states[layer];
+            self.mlp_backward(&mut back, layer, stream, state, gradients);
+            if layer > 0 || attention {
+                self.attention_backward(&mut back, layer, stream, state, gradients);
+            }
+        }
+    }
+
+    fn mlp_backward(
+        &self,
+        back: &mut Back<'_, '_, B>,
+        layer: usize,
+        stream: &mut Stream<B>,
+        state: &LayerState<B>,
+        gradients: &mut Gradients<B>,
+    ) {
+        let weights = &self.layers[layer];
+        let activation = self.config.activation;
+        let Gradients { dx, dnormed, dgated, dgate, dup, .. } = gradients;
+        back.b.gated(&mut stream.gated, &state.gate, &state.up, activation);
+        back.b.zero(dgated);
+        self.linear_backward(
+            back,
+            (layer, Projection::Down, state),
+            Some(&mut *dgated),
+            dx,
+            &stream.gated,
+        );
+        back.b.gated_backward(dgate, dup, dgated, &state.gate, &state.up, activation);
+        back.b.rms_norm(&mut stream.normed, &state.middle, &weights.mlp_norm, self.config.rms_eps);
+        let flows = layer > 0 || back.attention;
+        back.b.zero(dnormed);
+        for (projection, dy) in [(Projection::Gate, &*dgate), (Projection::Up, &*dup)] {
+            let dx = flows.then_some(&mut *dnormed);
+            self.linear_backward(back, (layer, projection, state), dx, dy, &stream.normed);
+        }
+        if flows {
+            let (x, weight) = (&state.middle, &weights.mlp_norm);
+            back.b.rms_norm_backward(dx, dnormed, x, weight, self.config.rms_eps);
+        }
+    }
+
+    fn attention_backward(
+        &self,
+        back: &mut Back<'_, '_, B>,
+        layer: usize,
+        stream: &mut Stream<B>,
+        state: &LayerState<B>,
+        gradients: &mut Gradients<B>,
+    ) {
+        let weights = &self.layers[layer];
+        let (eps, norm) = (self.config.rms_eps, &weights.attention_norm);
+        let Gradients { dx, dnormed, dq, dk, dv, dattention, .. } = gradients;
+        let (dq_rotated, dk_rotated) = (&mut gradients.dq_rotated, &mut gradients.dk_rotated);
+        back.b.zero(dattention);
+        let out = (layer, Projection::O, state);
+        self.linear_backward(back, out, Some(&mut *dattention), dx, &state.attention);
+
+        let (q_rope, k_rope) = self.ropes(layer, back.positions);
+        back.b.rope(&mut stream.q, &state.q, q_rope);
+        back.b.rope(&mut stream.k, &state.k, k_rope);
+        back.b.attention_backward(
+            QkvGradients { dq: &mut *dq_rotated, dk: &mut *dk_rotated, dv: &mut *dv },
+            AttentionForward {
+                qkv: Qkv { q: &stream.q, k: &stream.k, v: &state.v },
+                out: &state.attention,
+                lse: &state.lse,
+                dout: dattention,
+            },
+            back.sequences,
+            &self.config.attention_shape(),
+        );
+        let (q_rope, k_rope) = self.ropes(layer, back.positions);
+        back.b.rope_backward(dq, dq_rotated, &state.q, q_rope);
+        back.b.rope_backward(dk, dk_rotated, &state.k, k_rope);
+
+        back.b.rms_norm(&mut stream.normed, &state.input, norm, eps);
+        let flows = layer > 0;
+        back.b.zero(dnormed);
+        let outputs = [(Projection::Q, &*dq), (Projection::K, &*dk), (Projection::V, &*dv)];
+        for (projection, dy) in outputs {
+            let dx = flows.then_some(&mut *dnormed);
+            self.linear_backward(back, (layer, projection, state), dx, dy, &stream.normed);
+        }
+        if flows {
+            back.b.rms_norm_backward(dx, dnormed, &state.input, norm, eps);
+        }
+    }
+
+    /// The gradient of one projection; nothing runs where nobody asks.
+    fn linear_backward(
+        &self,
+        back: &mut Back<'_, '_, B>,
+        (layer, projection, state): (usize, Projection, &LayerState<B>),
+        dx: Option<&mut B::Rows>,
+        dy: &B::Rows,
+        x: &B::Rows,
+    ) {
+        let weight = &self.layers[layer].projections[projection as usize].weight;
+        let hidden = &state.hidden[projection as usize];
+        let mut uses = gradient_uses(back.groups, Site::Layer(layer, projection));
+        if dx.is_some() || !uses.is_empty() {
+            back.b.linear_backward(dx, dy, x, weight, hidden, &mut uses);
+        }
+    }
+}
+
+/// Where the gradients at one site gather: the groups that ask for one and train there.
+fn gradient_uses<'g, B: Backend>(
+    groups: &'g mut [TrainGroup<'_, B>],
+    site: Site,
+) -> Vec<LoraGradientUse<'g, B::Lora, B::Pair>> {
+    let each = groups.iter_mut().filter_map(|group| {
+        Some(LoraGradientUse {
+            rows: group.rows.clone(),
+            datums: &group.datums,
+            lora: group.adapter.site(site)?,
+            gradient: group.gradient.as_deref_mut()?.site_mut(site)?,
+            scale: group.adapter.spec().scale(),
+        })
+    });
+    each.collect()
+}

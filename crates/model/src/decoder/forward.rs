@@ -1,0 +1,172 @@
+//! The layers, forward. Training and inference run the same ops with the same arguments, attention aside,
+//! so that a sampled token's logprob is the trainer's, bit for bit.
+
+use std::ops::Range;
+
+use tinsmith_backend::{Backend, Linear, LoraUse, PagedSequence, Qkv, Rope};
+
+use super::{Decoder, LayerWeights};
+use crate::{
+    batch::Spans,
+    lora::{Projection, Site},
+    workspace::{LayerState, Stream, Workspace},
+};
+
+/// How a step's queries find their keys.
+pub(super) enum Attend<'p, B: Backend> {
+    /// Whole sequences, within the step.
+    Whole(&'p [Range<usize>]),
+    /// Through the cache.
+    Paged { cache: &'p mut B::Cache, sequences: &'p [PagedSequence<'p>] },
+}
+
+/// One way through the layers.
+pub(super) struct Pass<'p, 'a, B: Backend> {
+    b: &'p mut B,
+    spans: Spans<'a, B>,
+    attend: Attend<'p, B>,
+    /// Whether backward will follow: each layer's state is kept.
+    keep: bool,
+    /// Used again for each op.
+    uses: Vec<LoraUse<'a, B::Lora>>,
+}
+
+impl<'p, 'a, B: Backend> Pass<'p, 'a, B> {
+    pub(super) fn new(
+        b: &'p mut B,
+        spans: Spans<'a, B>,
+        attend: Attend<'p, B>,
+        keep: bool,
+    ) -> Self {
+        Self { b, spans, attend, keep, uses: Vec::new() }
+    }
+}
+
+/// The projection of one layer that an op runs.
+struct LayerLinear<'w, B: Backend> {
+    weights: &'w LayerWeights<B>,
+    layer: usize,
+    projection: Projection,
+    add: bool,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Embeds the tokens and runs them through every layer; leaves the residual stream in the workspace.
+    pub(super) fn run_layers(
+        &self,
+        mut pass: Pass<'_, '_, B>,
+        workspace: &mut Workspace<B>,
+        tokens: &[u32],
+    ) {
+        assert_eq!(workspace.positions.len(), tokens.len(), "sequences tile the rows");
+        pass.b.embed(&mut workspace.stream.x, &self.embed, tokens, self.config.embed_scale);
+        let Workspace { stream, layers, positions, identity, .. } = workspace;
+        for layer in 0..self.config.layers {
+            let state = &mut layers[if pass.keep { layer } else { 0 }];
+            if pass.keep {
+                pass.b.gather(&mut state.input, &stream.x, &identity[..tokens.len()]);
+            }
+            self.attention(&mut pass, layer, stream, state, positions);
+            if pass.keep {
+                pass.b.gather(&mut state.middle, &stream.x, &identity[..tokens.len()]);
+            }
+            self.mlp(&mut pass, layer, stream, state);
+        }
+    }
+
+    /// `x += o(attention(rope(q), rope(k), v))` of the normed x.
+    fn attention(
+        &self,
+        pass: &mut Pass<'_, '_, B>,
+        layer: usize,
+        stream: &mut Stream<B>,
+        state: &mut LayerState<B>,
+        positions: &[u32],
+    ) {
+        let weights = &self.layers[layer];
+        let LayerState { q, k, v, attention, lse, hidden, .. } = state;
+        let op = |projection, add| LayerLinear { weights, layer, projection, add };
+        pass.b.rms_norm(
+            &mut stream.normed,
+            &stream.x,
+            &weights.attention_norm,
+            self.config.rms_eps,
+        );
+        let outputs =
+            [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)];
+        for (projection, out) in outputs {
+            let kept = &mut hidden[projection as usize];
+            pass.linear(out, &stream.normed, &op(projection, false), kept);
+        }
+        let (q_rope, k_rope) = self.ropes(layer, positions);
+        pass.b.rope(&mut stream.q, q, q_rope);
+        pass.b.rope(&mut stream.k, k, k_rope);
+        let shape = self.config.attention_shape();
+        match &mut pass.attend {
+            Attend::Whole(sequences) => {
+                let qkv = Qkv { q: &stream.q, k: &stream.k, v };
+                pass.b.attention(attention, lse, qkv, sequences, &shape);
+            }
+            Attend::Paged { cache, sequences } => {
+                pass.b.cache_write(cache, layer, &stream.k, v, sequences);
+                pass.b.attention_paged(attention, &stream.q, cache, layer, sequences, &shape);
+            }
+        }
+        let kept = &mut hidden[Projection::O as usize];
+        pass.linear(&mut stream.x, attention, &op(Projection::O, true), kept);
+    }
+
+    /// `x += down(activation(gate) * up)` of the normed x.
+    fn mlp(
+        &self,
+        pass: &mut Pass<'_, '_, B>,
+        layer: usize,
+        stream: &mut Stream<B>,
+        state: &mut LayerState<B>,
+    ) {
+        let weights = &self.layers[layer];
+        let LayerState { gate, up, hidden, .. } = state;
+        let op = |projection, add| LayerLinear { weights, layer, projection, add };
+        pass.b.rms_norm(&mut stream.normed, &stream.x, &weights.mlp_norm, self.config.rms_eps);
+        for (projection, out) in [(Projection::Gate, &mut *gate), (Projection::Up, &mut *up)] {
+            let kept = &mut hidden[projection as usize];
+            pass.linear(out, &stream.normed, &op(projection, false), kept);
+        }
+        pass.b.gated(&mut stream.gated, gate, up, self.config.activation);
+        let kept = &mut hidden[Projection::Down as usize];
+        pass.linear(&mut stream.x, &stream.gated, &op(Projection::Down, true), kept);
+    }
+
+    /// How one layer's queries and keys are normed and rotated.
+    pub(super) fn ropes<'w>(
+        &'w self,
+        layer: usize,
+        positions: &'w [u32],
+    ) -> (Rope<'w, B>, Rope<'w, B>) {
+        let norms = self.layers[layer].qk_norms.as_ref();
+        let rope = |norm: Option<&'w B::Vector>| Rope {
+            norm: norm.map(|weight| (weight, self.config.rms_eps)),
+            table: &self.config.rope,
+            positions,
+            head_dim: self.config.head_dim,
+        };
+        (rope(norms.map(|norms| &norms.0)), rope(norms.map(|norms| &norms.1)))
+    }
+}
+
+impl<B: Backend> Pass<'_, '_, B> {
+    fn linear(
+        &mut self,
+        out: &mut B::Rows,
+        x: &B::Rows,
+        op: &LayerLinear<'_, B>,
+        hidden: &mut B::Rows,
+    ) {
+        let matrix = &op.weights.projections[op.projection as usize];
+        self.spans.fill(Site::Layer(op.layer, op.projection), &mut self.uses);
+        let (weight, bias) = (&matrix.weight, matrix.bias.as_ref());
+        let linear = Linear { weight, bias, uses: &self.uses, add: op.add };
+        let hidden = (self.keep && !self.uses.is_empty()).then_some(hidden);
+        self.b.linear(out, x, linear, hidden);
+    }
+}

@@ -1,0 +1,224 @@
+//! The buffers of a step. They are made once, grow to the largest step they have met, and are used again.
+
+use tinsmith_backend::Backend;
+
+use crate::{Result, config::DecoderConfig, lora::Projection};
+
+/// The buffers of a step; one serves training and inference in turn.
+#[derive(Debug)]
+pub struct Workspace<B: Backend> {
+    pub(crate) stream: Stream<B>,
+    /// What backward needs of each layer. A step without gradients uses the first for every layer.
+    pub(crate) layers: Vec<LayerState<B>>,
+    pub(crate) gradients: Option<Gradients<B>>,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) identity: Vec<usize>,
+}
+
+/// What runs through the layers, and what each layer may overwrite.
+#[derive(Debug)]
+pub(crate) struct Stream<B: Backend> {
+    /// The residual stream.
+    pub(crate) x: B::Rows,
+    /// Output of an RMS norm.
+    pub(crate) normed: B::Rows,
+    /// Queries after norm and rotation.
+    pub(crate) q: B::Rows,
+    /// Keys after norm and rotation.
+    pub(crate) k: B::Rows,
+    /// Input of the down projection.
+    pub(crate) gated: B::Rows,
+    /// Rows picked for the unembedding, before and after the final norm.
+    pub(crate) picked: B::Rows,
+    pub(crate) picked_normed: B::Rows,
+}
+
+/// Outputs of one layer's ops that backward reads. Norms, rotation and activation are computed again.
+#[derive(Debug)]
+pub(crate) struct LayerState<B: Backend> {
+    /// The residual stream before attention.
+    pub(crate) input: B::Rows,
+    pub(crate) q: B::Rows,
+    pub(crate) k: B::Rows,
+    pub(crate) v: B::Rows,
+    pub(crate) attention: B::Rows,
+    /// Log of the sum of exponentials of each row and head.
+    pub(crate) lse: B::Rows,
+    /// The residual stream before the MLP.
+    pub(crate) middle: B::Rows,
+    pub(crate) gate: B::Rows,
+    pub(crate) up: B::Rows,
+    /// `x Aᵀ` of each projection.
+    pub(crate) hidden: [B::Rows; Projection::ALL.len()],
+}
+
+/// Gradients on their way down.
+#[derive(Debug)]
+pub(crate) struct Gradients<B: Backend> {
+    /// Of the residual stream.
+    pub(crate) dx: B::Rows,
+    /// Of a norm's output.
+    pub(crate) dnormed: B::Rows,
+    /// Of the rotated queries and keys.
+    pub(crate) dq_rotated: B::Rows,
+    pub(crate) dk_rotated: B::Rows,
+    pub(crate) dq: B::Rows,
+    pub(crate) dk: B::Rows,
+    pub(crate) dv: B::Rows,
+    pub(crate) dattention: B::Rows,
+    pub(crate) dgated: B::Rows,
+    pub(crate) dgate: B::Rows,
+    pub(crate) dup: B::Rows,
+}
+
+impl<B: Backend> Workspace<B> {
+    /// Empty buffers.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn new(b: &mut B, config: &DecoderConfig) -> Result<Self> {
+        let stream = Stream {
+            x: b.rows(0, config.hidden)?,
+            normed: b.rows(0, config.hidden)?,
+            q: b.rows(0, config.q_features())?,
+            k: b.rows(0, config.kv_features())?,
+            gated: b.rows(0, config.ffn)?,
+            picked: b.rows(0, config.hidden)?,
+            picked_normed: b.rows(0, config.hidden)?,
+        };
+        Ok(Self {
+            stream,
+            layers: Vec::new(),
+            gradients: None,
+            positions: Vec::new(),
+            identity: Vec::new(),
+        })
+    }
+
+    /// Makes room for a step of `rows` rows that keeps the state of `layers` layers (at least one).
+    pub(crate) fn prepare(
+        &mut self,
+        b: &mut B,
+        config: &DecoderConfig,
+        rows: usize,
+        layers: usize,
+    ) -> Result<()> {
+        while self.layers.len() < layers {
+            self.layers.push(LayerState::new(b, config)?);
+        }
+        let stream = &mut self.stream;
+        for buffer in
+            [&mut stream.x, &mut stream.normed, &mut stream.q, &mut stream.k, &mut stream.gated]
+        {
+            b.resize(buffer, rows)?;
+        }
+        for layer in &mut self.layers[..layers] {
+            layer.resize(b, rows)?;
+        }
+        if self.identity.len() < rows {
+            self.identity = (0..rows).collect();
+        }
+        Ok(())
+    }
+
+    /// Makes room for the gradients of a step; those of the layers only if they are asked for.
+    pub(crate) fn prepare_gradients(
+        &mut self,
+        b: &mut B,
+        config: &DecoderConfig,
+        rows: usize,
+        layers: bool,
+    ) -> Result<()> {
+        let mut gradients = match self.gradients.take() {
+            Some(gradients) => gradients,
+            None => Gradients::new(b, config)?,
+        };
+        gradients.resize(b, if layers { rows } else { 0 })?;
+        self.gradients = Some(gradients);
+        Ok(())
+    }
+}
+
+impl<B: Backend> LayerState<B> {
+    fn new(b: &mut B, config: &DecoderConfig) -> Result<Self> {
+        let mut rows = |features: usize| b.rows(0, features);
+        Ok(Self {
+            input: rows(config.hidden)?,
+            q: rows(config.q_features())?,
+            k: rows(config.kv_features())?,
+            v: rows(config.kv_features())?,
+            attention: rows(config.q_features())?,
+            lse: rows(config.heads)?,
+            middle: rows(config.hidden)?,
+            gate: rows(config.ffn)?,
+            up: rows(config.ffn)?,
+            // `linear` sets both sizes.
+            hidden: [rows(1)?, rows(1)?, rows(1)?, rows(1)?, rows(1)?, rows(1)?, rows(1)?],
+        })
+    }
+
+    fn resize(&mut self, b: &mut B, rows: usize) -> Result<()> {
+        for buffer in [
+            &mut self.input,
+            &mut self.q,
+            &mut self.k,
+            &mut self.v,
+            &mut self.attention,
+            &mut self.middle,
+            &mut self.gate,
+            &mut self.up,
+        ] {
+            b.resize(buffer, rows)?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Gradients<B> {
+    fn new(b: &mut B, config: &DecoderConfig) -> Result<Self> {
+        let mut rows = |features: usize| b.rows(0, features);
+        Ok(Self {
+            dx: rows(config.hidden)?,
+            dnormed: rows(config.hidden)?,
+            dq_rotated: rows(config.q_features())?,
+            dk_rotated: rows(config.kv_features())?,
+            dq: rows(config.q_features())?,
+            dk: rows(config.kv_features())?,
+            dv: rows(config.kv_features())?,
+            dattention: rows(config.q_features())?,
+            dgated: rows(config.ffn)?,
+            dgate: rows(config.ffn)?,
+            dup: rows(config.ffn)?,
+        })
+    }
+
+    fn resize(&mut self, b: &mut B, rows: usize) -> Result<()> {
+        for buffer in [
+            &mut self.dx,
+            &mut self.dnormed,
+            &mut self.dq_rotated,
+            &mut self.dk_rotated,
+            &mut self.dq,
+            &mut self.dk,
+            &mut self.dv,
+            &mut self.dattention,
+            &mut self.dgated,
+            &mut self.dgate,
+            &mut self.dup,
+        ] {
+            b.resize(buffer, rows)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that a training step of `tokens` tokens keeps and uses, with adapters of at most `max_rank`.
+pub(crate) fn activation_bytes(config: &DecoderConfig, tokens: usize, max_rank: usize) -> usize {
+    let (hidden, q, kv, ffn) =
+        (config.hidden, config.q_features(), config.kv_features(), config.ffn);
+    let hiddens = Projection::ALL.len() * max_rank;
+    let layer = 2 * hidden + 2 * q + 2 * kv + config.heads + 2 * ffn + hiddens;
+    let stream = 2 * hidden + q + kv + ffn;
+    let gradients = 2 * hidden + 3 * q + 3 * kv + 3 * ffn;
+    size_of::<f32>() * tokens * (config.layers * layer + stream + gradients)
+}
