@@ -1,0 +1,15 @@
+//! *When* it runs: batching, KV cache, sampling, losses, optimizers, adapters.
+//!
+//! Synchronous and deterministic: no clock, no async, no files. A caller submits [`Work`] and calls
+//! `Engine::step` until its ticket comes back. A new loss goes in `loss/`, an optimizer in `optim/`.
+
+mod config;
+mod error;
+mod work;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use work::{
+    AdamParams, Datum, Failure, Output, Parts, RunKey, SampleJob, SampleOutput, SamplerKey,
+    Sequence, Stats, Stop, StopReason, Ticket, Work,
+};

@@ -1,0 +1,30 @@
+//! The engine's limits.
+
+/// How much the engine takes on at a time. Nothing in it grows beyond these.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Tokens of a training micro-batch of whole datums (512). A longer datum goes alone.
+    pub train_tokens_max: usize,
+    /// Bytes that one micro-batch may need for activations; bounds the longest datum.
+    pub activation_bytes_max: usize,
+    /// Pieces of training work that may wait, all runs together (1,024).
+    pub training_queue_max: usize,
+    /// Prompt tokens computed in one sampling step (512).
+    pub prefill_tokens_max: usize,
+    /// Sequences that decode together (64).
+    pub max_num_seqs: usize,
+    /// Blocks of the key-value cache, each of `ATTENTION_TILE` (32) tokens, all layers.
+    pub kv_blocks: usize,
+    /// Prompt and completion tokens of one sequence; at most the model's own context.
+    pub max_model_len: usize,
+    /// Sampled sequences that may wait, all samplers together (4,096).
+    pub waiting_sequences_max: usize,
+    /// Continuations of one prompt (1,024).
+    pub num_samples_max: usize,
+    /// Stop texts or stop tokens of one job (64).
+    pub stops_max: usize,
+    /// Resident training runs (64).
+    pub runs_max: usize,
+    /// Resident samplers (256).
+    pub samplers_max: usize,
+}

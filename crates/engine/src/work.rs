@@ -1,0 +1,210 @@
+//! What is asked of the engine, and what it answers.
+
+use std::collections::BTreeMap;
+
+/// A training run that is resident in the engine; chosen by the caller.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RunKey(pub u64);
+
+/// A set of weights to sample from that is resident in the engine; chosen by the caller.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SamplerKey(pub u64);
+
+/// Names one piece of submitted work until its output is given; chosen by the caller.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Ticket(pub u64);
+
+/// One piece of work. Work of one run executes in submission order; runs share steps.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Scores datums and, unless `forward_only`, adds the gradient of their loss to the run's.
+    ForwardBackward {
+        /// The run.
+        run: RunKey,
+        /// The datums, in the order in which their gradients are folded.
+        datums: Vec<Datum>,
+        /// A name of the loss registry.
+        loss: String,
+        /// Constants of the loss.
+        config: BTreeMap<String, f64>,
+        /// Leaves the pending gradient alone.
+        forward_only: bool,
+    },
+    /// One step of the optimizer on the pending gradient, which is zero afterwards.
+    OptimStep {
+        /// The run.
+        run: RunKey,
+        /// The constants of this step.
+        params: AdamParams,
+    },
+    /// Draws continuations of a prompt.
+    Sample {
+        /// Whose weights.
+        sampler: SamplerKey,
+        /// What to draw.
+        job: SampleJob,
+    },
+}
+
+/// One training example: position `t` of `tokens` predicts the `per_row` candidates of row `t`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Datum {
+    /// Input tokens, `[n]`, n ≥ 1.
+    pub tokens: Vec<u32>,
+    /// Scored token ids, `[n * per_row]`, row after row.
+    pub targets: Vec<u32>,
+    /// Candidates a row.
+    pub per_row: usize,
+    /// The loss's other inputs by name, each `[n * per_row]`. Unknown names are ignored.
+    pub values: BTreeMap<String, Vec<f32>>,
+}
+
+/// The constants of one optimizer step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamParams {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the first moment, in `[0, 1)`.
+    pub beta1: f64,
+    /// Decay of the second moment, in `[0, 1)`.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, as torch's AdamW.
+    pub weight_decay: f64,
+    /// The gradient is scaled down to this norm over all tensors of the adapter; 0 or less is off.
+    pub grad_clip_norm: f64,
+}
+
+/// What to sample.
+#[derive(Clone, Debug)]
+pub struct SampleJob {
+    /// At least one token.
+    pub prompt: Vec<u32>,
+    /// Independent continuations.
+    pub num_samples: usize,
+    /// `None`: up to the context window. 0 is for scoring the prompt alone.
+    pub max_tokens: Option<usize>,
+    /// Fixes every draw. The caller draws one where the user gave none, so that retries agree.
+    pub seed: Option<u64>,
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// `None`: off.
+    pub top_k: Option<usize>,
+    /// 1: off.
+    pub top_p: f32,
+    /// When to end before `max_tokens`.
+    pub stop: Stop,
+    /// Also score the prompt's own tokens.
+    pub prompt_logprobs: bool,
+}
+
+/// What ends a sampled sequence before `max_tokens`.
+///
+/// The token that ends it, or completes the text that ends it, is the last one returned.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Stop {
+    /// The model's own end tokens.
+    Default,
+    /// These tokens and the model's own; an empty list disables every stop.
+    Tokens(Vec<u32>),
+    /// These texts, across token borders too, and the model's own end tokens.
+    Strings(Vec<String>),
+}
+
+/// What a piece of work gave.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Of [`Work::ForwardBackward`].
+    ForwardBackward {
+        /// Of each datum, in the layout of its targets.
+        logprobs: Vec<Vec<f32>>,
+        /// By `name:reduction`.
+        metrics: BTreeMap<String, f64>,
+    },
+    /// Of [`Work::OptimStep`].
+    OptimStep {
+        /// By `name:reduction`.
+        metrics: BTreeMap<String, f64>,
+    },
+    /// Of [`Work::Sample`].
+    Sample(SampleOutput),
+}
+
+/// What sampling gave.
+#[derive(Clone, Debug)]
+pub struct SampleOutput {
+    /// One for each of `num_samples`, in order of sample index.
+    pub sequences: Vec<Sequence>,
+    /// `[prompt]`, NaN first, if asked for.
+    pub prompt_logprobs: Option<Vec<f32>>,
+    /// Tokens of the prompt that were found in the prefix cache.
+    pub prompt_cache_hit_tokens: usize,
+}
+
+/// One sampled continuation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequence {
+    /// Without the prompt.
+    pub tokens: Vec<u32>,
+    /// Of each token: of the tempered distribution, plain at temperature 0.
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+}
+
+/// Why a sampled sequence ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StopReason {
+    /// `max_tokens` or the context window.
+    Length,
+    /// A stop token or text.
+    Stop,
+}
+
+/// Why a piece of work gave nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// The caller's fault; else ours.
+    pub user: bool,
+    /// For the caller to read.
+    pub message: String,
+}
+
+/// Which parts of a run's state files carry beside the adapter.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Parts {
+    /// Moments and step count.
+    pub optimizer: bool,
+    /// The pending gradient.
+    pub gradient: bool,
+}
+
+/// Counters since the engine began, and gauges of now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Stats {
+    /// Calls of `step` that did something.
+    pub steps: u64,
+    /// Tokens of training micro-batches.
+    pub train_tokens: u64,
+    /// Prompt tokens computed, those computed again after a preemption included.
+    pub prefill_tokens: u64,
+    /// Tokens drawn.
+    pub decode_tokens: u64,
+    /// Sequences that gave their blocks back to run again later.
+    pub preemptions: u64,
+    /// Sampled sequences that hold blocks.
+    pub running: usize,
+    /// Sampled sequences that wait for blocks or a place.
+    pub waiting: usize,
+    /// Training work that was submitted and not finished.
+    pub training_queue: usize,
+    /// Blocks in use.
+    pub kv_blocks_used: usize,
+    /// Blocks in all.
+    pub kv_blocks: usize,
+    /// Resident runs.
+    pub runs: usize,
+    /// Resident samplers.
+    pub samplers: usize,
+}
