@@ -141,14 +141,13 @@ pub struct ConfigJson {
 
 impl ConfigJson {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
-        let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::model(
-                &path,
-                "there is no such file; name a directory in the format of Hugging Face: config.json, \
-                 tokenizer.json, model.safetensors or its shards",
-            ),
-            _ => Error::Io { path: path.clone(), source },
-        })?;
+        if !path.exists() {
+            let problem = "there is no such file; name a directory in the format of Hugging Face: \
+                           config.json, tokenizer.json, model.safetensors or its shards";
+            return Err(Error::model(&path, problem));
+        }
+        let bytes =
+            std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::model(&path, format!("is not JSON ({error})")))?;
         if !value.is_object() {

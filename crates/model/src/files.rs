@@ -158,18 +158,16 @@ impl WeightFiles {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
-        let file = File::open(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::model(
-                &path,
-                format!("there is no such file, but {} names it; download it", INDEX),
-            ),
-            _ => Error::Io { path: path.clone(), source },
-        })?;
+        if !path.exists() {
+            let problem = format!("there is no such file, but {INDEX} names it; download it");
+            return Err(Error::model(&path, problem));
+        }
+        let io = |source| Error::Io { path: path.clone(), source };
+        let file = File::open(&path).map_err(io)?;
         #[expect(unsafe_code, reason = "the only way to map a file")]
         // SAFETY: the map is read only. As with every map, another process that cuts the file while
         // we read would end us; model files are written once.
-        let map = unsafe { Mmap::map(&file) }
-            .map_err(|source| Error::Io { path: path.clone(), source })?;
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let (begin, metadata) =
             read_header(&map).map_err(|problem| Error::model(&path, problem))?;
         for name in metadata.offset_keys() {
@@ -241,6 +239,7 @@ fn shard_names(dir: &Path) -> Result<(PathBuf, Vec<String>)> {
     Ok((index, names))
 }
 
+#[derive(Clone, Copy)]
 enum Shape {
     Vector(usize),
     Matrix(usize, usize),

@@ -41,11 +41,16 @@ impl LoraSpec {
         self.train_attn || self.train_mlp
     }
 
-    fn trains(&self, site: Site) -> bool {
+    pub(crate) fn trains(mut self, site: Site) -> bool {
+        *self.flag_of(site)
+    }
+
+    /// The switch that decides about a site.
+    pub(crate) fn flag_of(&mut self, site: Site) -> &mut bool {
         match site {
-            Site::Layer(_, projection) if projection.is_attention() => self.train_attn,
-            Site::Layer(..) => self.train_mlp,
-            Site::Unembed => self.train_unembed,
+            Site::Layer(_, projection) if projection.is_attention() => &mut self.train_attn,
+            Site::Layer(..) => &mut self.train_mlp,
+            Site::Unembed => &mut self.train_unembed,
         }
     }
 
@@ -229,15 +234,16 @@ impl<B: Backend> Adapter<B> {
         sites.map(numbers).sum::<usize>() * size_of::<f32>()
     }
 
-    /// One AdamW step of every site, in the fixed order of sites.
+    /// One `AdamW` step of every site, in the fixed order of sites.
     pub fn adamw(
         &mut self,
         b: &mut B,
         gradient: &PairSet<B>,
-        moments: (&mut PairSet<B>, &mut PairSet<B>),
+        moments: &mut Moments<B>,
         step: &AdamW,
     ) {
-        let pairs = gradient.sites.iter().zip(&mut moments.0.sites).zip(&mut moments.1.sites);
+        let Moments { first, second, .. } = moments;
+        let pairs = gradient.sites.iter().zip(&mut first.sites).zip(&mut second.sites);
         for (lora, ((gradient, first), second)) in self.sites.iter_mut().zip(pairs) {
             if let (Some(lora), Some(gradient), Some(first), Some(second)) =
                 (lora, gradient, first, second)
@@ -303,6 +309,35 @@ impl<B: Backend> PairSet<B> {
     pub(crate) fn site_mut(&mut self, site: Site) -> Option<&mut B::Pair> {
         let index = site.index(self.sites.len());
         self.sites[index].as_mut()
+    }
+}
+
+/// The optimizer's state of one adapter.
+#[derive(Debug)]
+pub struct Moments<B: Backend> {
+    /// Mean of the gradients.
+    pub first: PairSet<B>,
+    /// Mean of their squares.
+    pub second: PairSet<B>,
+    /// Steps done.
+    pub step: u64,
+}
+
+impl<B: Backend> Moments<B> {
+    /// Zeros in the shapes of `adapter`, before the first step.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn zeros(b: &mut B, adapter: &Adapter<B>) -> Result<Self> {
+        let (first, second) = (PairSet::zeros(b, adapter)?, PairSet::zeros(b, adapter)?);
+        Ok(Self { first, second, step: 0 })
+    }
+
+    /// Back to before the first step.
+    pub fn zero(&mut self, b: &mut B) {
+        self.first.zero(b);
+        self.second.zero(b);
+        self.step = 0;
     }
 }
 
