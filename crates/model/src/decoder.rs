@@ -269,3 +269,6 @@ impl<B: Backend> LayerWeights<B> {
 fn position(index: usize) -> u32 {
     u32::try_from(index).expect("sequences are shorter than 2³² tokens")
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ pub mod decoder;
 mod error;
 pub mod families;
 pub mod files;
+#[cfg(test)]
+mod golden;
 pub mod lora;
 pub mod peft;
 mod tensors;

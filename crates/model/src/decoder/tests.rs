@@ -1,0 +1,304 @@
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
+
+use tinsmith_backend::{Backend, PagedSequence, ReferenceBackend, Targets, philox::philox4x32_10};
+
+use super::Decoder;
+use crate::{
+    batch::InferBatch,
+    config::{DecoderConfig, rope_table},
+    golden::{CASES, GRADIENT_TOLERANCE, Golden, LOGPROB_TOLERANCE, Ragged, minus},
+    lora::{Adapter, LoraSpec, PairSet, Site},
+    peft::tensor_name,
+    workspace::Workspace,
+};
+
+/// Runs a generic check on every backend.
+macro_rules! on_every_backend {
+    ($($check:ident),* $(,)?) => {
+        mod reference {
+            $(#[test]
+            fn $check() {
+                super::$check(|| tinsmith_backend::ReferenceBackend);
+            })*
+        }
+    };
+}
+
+on_every_backend!(
+    logprobs_are_those_of_pytorch,
+    gradients_are_those_of_pytorch,
+    gradients_do_not_depend_on_company,
+    gradients_of_some_sites_are_those_of_all,
+    inference_has_the_bits_of_training,
+);
+
+fn logprobs_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
+    for case in CASES {
+        let (golden, mut b) = (Golden::open(case), backend());
+        let (decoder, adapter) = golden.load(&mut b);
+        let mut ragged = Ragged::default();
+        golden.sequences.iter().for_each(|sequence| ragged.push(sequence));
+        let expected = |adapted: bool| -> Vec<f32> {
+            let each = golden.sequences.iter();
+            each.flat_map(|s| if adapted { &s.logprobs } else { &s.base_logprobs })
+                .copied()
+                .collect()
+        };
+        let base = farthest(&ragged.forward(&mut b, &decoder, None), &expected(false));
+        let adapted = farthest(&ragged.forward(&mut b, &decoder, Some(&adapter)), &expected(true));
+        assert!(base < LOGPROB_TOLERANCE, "{case}: base logprobs differ by {base}");
+        assert!(adapted < LOGPROB_TOLERANCE, "{case}: logprobs differ by {adapted}");
+    }
+}
+
+fn gradients_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
+    for case in CASES {
+        let (golden, mut b) = (Golden::open(case), backend());
+        let (decoder, adapter) = golden.load(&mut b);
+        let (ragged, weights) = golden.training();
+        let gradient = ragged.backward(&mut b, &decoder, &adapter, &weights);
+        let mut seen = 0;
+        for site in Site::all(decoder.config()) {
+            let module = site.module(decoder.config());
+            let (first, mut second) = b.read_pair(gradient.site(site).unwrap());
+            // B was scaled when it was read, so its gradient is scaled the other way.
+            second.iter_mut().for_each(|value| *value *= golden.alpha_ratio());
+            for (which, found) in [("A", first), ("B", second)] {
+                let name = tensor_name(&module, which);
+                check_gradient(&format!("{case}: {name}"), &found, &golden.gradients[&name]);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, golden.gradients.len());
+    }
+}
+
+/// Two runs, and one that asks for logprobs only, in one step: the same bits as alone.
+fn gradients_do_not_depend_on_company<B: Backend>(backend: impl Fn() -> B) {
+    let (golden, mut b) = (Golden::open("qwen3/untied"), backend());
+    let (decoder, first) = golden.load(&mut b);
+    let config = decoder.config().clone();
+    let spec =
+        LoraSpec { rank: 2, seed: 9, train_attn: false, train_mlp: true, train_unembed: true };
+    let second = random_adapter(&mut b, &config, spec);
+    let [long, one, short] = [0, 1, 2].map(|index| &golden.sequences[index]);
+    let alone = |b: &mut B, adapter: &Adapter<B>, sequences: &[&crate::golden::Sequence]| {
+        let mut ragged = Ragged::default();
+        sequences.iter().for_each(|sequence| ragged.push(sequence));
+        let weights = vec![0.5; ragged.tokens.len()];
+        let gradient = ragged.backward(b, &decoder, adapter, &weights);
+        values(b, &config, &gradient)
+    };
+    let first_alone = alone(&mut b, &first, &[long, one]);
+    let second_alone = alone(&mut b, &second, &[short]);
+
+    let mut ragged = Ragged::default();
+    [long, short, long, one].into_iter().for_each(|sequence| ragged.push(sequence));
+    let rows = ragged.sequences.clone();
+    let mut gradients = [&first, &second].map(|adapter| PairSet::zeros(&mut b, adapter).unwrap());
+    let [first_gradient, second_gradient] = &mut gradients;
+    let groups = vec![
+        ragged.group(rows[0].clone(), &second, None),
+        ragged.group(rows[1].clone(), &second, Some(second_gradient)),
+        ragged.group(rows[2].start..rows[3].end, &first, Some(first_gradient)),
+    ];
+    let mut weights = vec![0.5; ragged.tokens.len()];
+    weights[rows[0].clone()].fill(0.0);
+    let mut workspace = Workspace::new(&mut b, &config).unwrap();
+    let mut coefficients = |rows: std::ops::Range<usize>, _: &[f32], out: &mut [f32]| {
+        minus(out, &weights[rows]);
+    };
+    let mut batch = ragged.batch(groups);
+    decoder.forward_backward(&mut b, &mut workspace, &mut batch, &mut coefficients).unwrap();
+    assert_eq!(values(&mut b, &config, &gradients[0]), first_alone);
+    assert_eq!(values(&mut b, &config, &gradients[1]), second_alone);
+}
+
+/// What backward leaves out where little is trained changes nothing about the rest: an adapter with
+/// some sites has the gradients of one with all sites whose other B are zero.
+fn gradients_of_some_sites_are_those_of_all<B: Backend>(backend: impl Fn() -> B) {
+    let (golden, mut b) = (Golden::open("qwen3/odd"), backend());
+    let decoder = Decoder::load(&mut b, &golden.dir).unwrap();
+    let config = decoder.config();
+    let (ragged, weights) = golden.training();
+    for flags in [[true, false, false], [false, true, false], [false, false, true]] {
+        let [train_attn, train_mlp, train_unembed] = flags;
+        let part = LoraSpec { rank: 3, seed: 5, train_attn, train_mlp, train_unembed };
+        let all = LoraSpec { train_attn: true, train_mlp: true, train_unembed: true, ..part };
+        let some = random_adapter(&mut b, config, part);
+        let every = Adapter::from_host(&mut b, config, all, |site| {
+            let (first, mut second) = random_pair(config, all, site);
+            if !part.trains(site) {
+                second.fill(0.0);
+            }
+            Ok((first, second))
+        });
+        let every = ragged.backward(&mut b, &decoder, &every.unwrap(), &weights);
+        let some = ragged.backward(&mut b, &decoder, &some, &weights);
+        for site in Site::all(config).filter(|site| part.trains(*site)) {
+            let (found, expected) = (some.site(site).unwrap(), every.site(site).unwrap());
+            let (found, expected) = (b.read_pair(found), b.read_pair(expected));
+            check_gradient(&format!("A at {site:?}"), &found.0, &expected.0);
+            check_gradient(&format!("B at {site:?}"), &found.1, &expected.1);
+        }
+    }
+}
+
+/// A prompt in chunks, then token by token, beside a stranger: the trainer's logprobs.
+fn inference_has_the_bits_of_training<B: Backend>(backend: impl Fn() -> B) {
+    for case in CASES {
+        let (golden, mut b) = (Golden::open(case), backend());
+        let (decoder, adapter) = golden.load(&mut b);
+        let (long, stranger) = (&golden.sequences[3], &golden.sequences[0]);
+        let mut ragged = Ragged::default();
+        ragged.push(long);
+        let expected = ragged.forward(&mut b, &decoder, Some(&adapter));
+
+        let mut cache = decoder.cache(&mut b, 7).unwrap();
+        let mut workspace = Workspace::new(&mut b, decoder.config()).unwrap();
+        let mut found = Vec::new();
+        let cuts = [0, 5, 33, 64, 65, 66, 67, 68, 69, 70];
+        for (step, cut) in cuts.windows(2).enumerate() {
+            let (from, to) = (cut[0], cut[1]);
+            let rows = to - from;
+            let mut tokens = vec![stranger.tokens[step]];
+            tokens.extend(&long.tokens[from..to]);
+            let batch = InferBatch {
+                tokens: &tokens,
+                sequences: vec![
+                    PagedSequence { rows: 0..1, position: step, blocks: &[4] },
+                    PagedSequence { rows: 1..rows + 1, position: from, blocks: &[6, 0, 3] },
+                ],
+                uses: vec![(1..rows + 1, &adapter)],
+            };
+            decoder.infer(&mut b, &mut workspace, &mut cache, &batch).unwrap();
+            let wanted: Vec<usize> = (1..=rows).collect();
+            let targets = Targets { ids: &long.targets[from..to], per_row: 1 };
+            let mut logprobs = vec![0.0; rows];
+            let rows = (&batch, &wanted[..]);
+            decoder.score(&mut b, &mut workspace, rows, targets, &mut logprobs).unwrap();
+            found.extend(logprobs);
+        }
+        assert_eq!(found, expected, "{case}");
+    }
+}
+
+/// Every switch moves the logprobs far beyond the tolerance, so the golden files see each of them.
+#[test]
+fn every_switch_matters() {
+    let check = |case: &str, switch: &str, edit: fn(&mut DecoderConfig)| {
+        let (golden, mut b) = (Golden::open(case), ReferenceBackend);
+        let mut config = golden.dir.config().clone();
+        edit(&mut config);
+        let decoder = Decoder::load_as(&mut b, &golden.dir, config).unwrap();
+        let mut ragged = Ragged::default();
+        ragged.push(&golden.sequences[0]);
+        let found = ragged.forward(&mut b, &decoder, None);
+        let moved = farthest(&found, &golden.sequences[0].base_logprobs);
+        assert!(moved > 100.0 * LOGPROB_TOLERANCE, "{switch} moves logprobs by {moved} only");
+    };
+    check("qwen3/tied", "qk_norm", |config| config.qk_norm = false);
+    check("qwen3/tied", "rms_eps", |config| config.rms_eps = 1e-6);
+    check("qwen3/tied", "rope", |config| config.rope = rope_table(1e6, config.head_dim));
+    check("qwen3/tied", "rope amplitude", |config| config.rope.amplitude = 1.1);
+    check("qwen3/tied", "embed_scale", |config| config.embed_scale = 8.0);
+    check("qwen3/tied", "attention_scale", |config| config.attention_scale = 1.0);
+    check("qwen3/untied", "tie_embeddings", |config| config.tie_embeddings = true);
+}
+
+/// Central differences, fourth order, through the whole decoder, at two elements of each matrix.
+#[test]
+fn gradients_are_finite_differences() {
+    const STEP: f32 = 0.02;
+    let (golden, mut b) = (Golden::open("qwen3/odd"), ReferenceBackend);
+    let decoder = Decoder::load(&mut b, &golden.dir).unwrap();
+    let config = decoder.config();
+    let spec =
+        LoraSpec { rank: 3, seed: 1, train_attn: true, train_mlp: true, train_unembed: true };
+    let (ragged, weights) = golden.training();
+    let adapter = random_adapter(&mut b, config, spec);
+    let gradient = ragged.backward(&mut b, &decoder, &adapter, &weights);
+    let loss = |b: &mut ReferenceBackend, at: (Site, bool, usize), step: f32| -> f64 {
+        let adapter = Adapter::from_host(b, config, spec, |site| {
+            let (mut first, mut second) = random_pair(config, spec, site);
+            let values = if at.1 { &mut second } else { &mut first };
+            if site == at.0 {
+                values[at.2] += step;
+            }
+            Ok((first, second))
+        });
+        let logprobs = ragged.forward(b, &decoder, Some(&adapter.unwrap()));
+        let terms = logprobs.iter().zip(&weights);
+        terms.map(|(logprob, weight)| -f64::from(*logprob) * f64::from(*weight)).sum()
+    };
+    for (number, site) in Site::all(config).enumerate() {
+        let (first, second) = b.read_pair(gradient.site(site).unwrap());
+        for (is_b, values) in [(false, first), (true, second)] {
+            // B counts `scale` times more than A.
+            let step = if is_b { STEP / spec.scale() } else { STEP };
+            let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            for random in &random_words(number as u32)[..2] {
+                let index = *random as usize % values.len();
+                let mut difference = |step: f32| {
+                    loss(&mut b, (site, is_b, index), step)
+                        - loss(&mut b, (site, is_b, index), -step)
+                };
+                let (near, far) = (difference(step), difference(2.0 * step));
+                let slope = (8.0 * near - far) / (12.0 * f64::from(step));
+                let error = (slope - f64::from(values[index])).abs();
+                let allowed = 2e-3 * f64::from(largest) + 2e-4;
+                assert!(error < allowed, "{site:?} B {is_b} [{index}]: {slope} {}", values[index]);
+            }
+        }
+    }
+}
+
+/// An adapter with random A and random B.
+fn random_adapter<B: Backend>(b: &mut B, config: &DecoderConfig, spec: LoraSpec) -> Adapter<B> {
+    Adapter::from_host(b, config, spec, |site| Ok(random_pair(config, spec, site))).unwrap()
+}
+
+fn random_pair(config: &DecoderConfig, spec: LoraSpec, site: Site) -> (Vec<f32>, Vec<f32>) {
+    let (outputs, inputs) = site.shape(config);
+    let key = Site::all(config).position(|each| each == site).unwrap() as u32;
+    let values = |stream: u32, len: usize| -> Vec<f32> {
+        let value = |index: usize| {
+            let [word, ..] = philox4x32_10([index as u32, stream, key, 0], [7, 7]);
+            (f64::from(word) / f64::from(u32::MAX) - 0.5) as f32
+        };
+        (0..len).map(value).collect()
+    };
+    let scale = 0.3 / (spec.scale() * (inputs as f32).sqrt());
+    let second = values(1, outputs * spec.rank).iter().map(|value| scale * value).collect();
+    (values(0, spec.rank * inputs), second)
+}
+
+fn random_words(key: u32) -> [u32; 4] {
+    philox4x32_10([key, 0, 0, 0], [1, 2])
+}
+
+/// Every number of a gradient.
+fn values<B: Backend>(b: &mut B, config: &DecoderConfig, set: &PairSet<B>) -> Vec<f32> {
+    let pairs = Site::all(config).filter_map(|site| set.site(site)).map(|pair| b.read_pair(pair));
+    pairs.flat_map(|(first, second)| [first, second].concat()).collect()
+}
+
+fn farthest(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let differences = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
+    differences
+        .fold(0.0, |farthest, each| if each > farthest || each.is_nan() { each } else { farthest })
+}
+
+/// Relative to the size of the expected gradient: its norm, and its largest element.
+fn check_gradient(what: &str, found: &[f32], expected: &[f32]) {
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+    };
+    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let far = farthest(found, expected);
+    assert!(far <= GRADIENT_TOLERANCE * largest, "{what}: differs by {far}, largest {largest}");
+    let mut differences = found.iter().zip(expected).map(|(found, expected)| found - expected);
+    let (off, size) = (norm(&mut differences), norm(&mut expected.iter().copied()));
+    assert!(off <= f64::from(GRADIENT_TOLERANCE) * size, "{what}: off by {off}, norm {size}");
+}
