@@ -1,6 +1,6 @@
 //! What the store keeps, as plain values.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -276,6 +276,12 @@ pub struct SamplingSessionRecord {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct BlobId(pub String);
+
+impl fmt::Display for BlobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// A directory's list of contents (`manifest.json`), checked when it is read.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

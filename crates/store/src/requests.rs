@@ -1,0 +1,149 @@
+//! Requests, as those see them who send them and wait for them.
+
+use std::time::Duration;
+
+use tinsmith_types::ids::{RequestId, TenantId};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    Error, NewRequest, NewSample, Outcome, Result, Retrieved, Store, Submitted,
+    index::{Arrival, Look},
+    sqlite::requests::{self, Standing},
+};
+
+impl Store {
+    /// Makes a training request durable: it is on disk when this returns.
+    ///
+    /// The same `(model_id, seq_id)` with the same digest finds its first submission, also after it
+    /// has finished and after a restart. A request that `creates` its run makes the run in the same
+    /// transaction. A `refused` one takes its place in the order, already failed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the run, or for the session of a new run; [`Error::Conflict`] for
+    /// another digest; [`Error::Full`] where the run has too many unfinished requests.
+    pub async fn submit(&self, tenant: &TenantId, new: NewRequest) -> Result<Submitted> {
+        let tenant = tenant.clone();
+        let (owner, model, kind, body) =
+            (tenant.clone(), new.model_id.clone(), new.kind, new.body.clone());
+        let admitted = self
+            .write(
+                move |tx| tx.submit(&tenant, &new),
+                move |shared, admitted| {
+                    shared.sessions.heard(&admitted.session_id, shared.clock.now());
+                    if !admitted.submitted.fresh {
+                        return;
+                    }
+                    let now = shared.clock.monotonic();
+                    let mut index = shared.index();
+                    let (seq, request_id) = (admitted.seq, admitted.submitted.request_id.clone());
+                    if let Some(failure) = &admitted.failure {
+                        let outcome = Outcome::Failed(failure.clone());
+                        index.finished(&request_id, owner, kind, outcome);
+                        index.consumed(&model, seq, now);
+                    } else {
+                        let (tenant, body) = (owner, Some(body));
+                        index.arrived(Arrival { tenant, model, seq, request_id, kind, body }, now);
+                    }
+                    if index.has_work() {
+                        shared.work.notify_one();
+                    }
+                },
+            )
+            .await?;
+        Ok(admitted.submitted)
+    }
+
+    /// Queues a sample, in memory only. The same `(sampling_session_id, seq_id)` with the same digest
+    /// finds its first submission as long as that is remembered.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the sampling session; [`Error::Conflict`] for another digest;
+    /// [`Error::Full`] where the table of samples is full.
+    pub async fn submit_sample(&self, tenant: &TenantId, new: NewSample) -> Result<Submitted> {
+        let shared = self.shared();
+        if shared.stopped() {
+            return Err(Error::Fatal);
+        }
+        let session = new.sampling_session_id.clone();
+        if !shared.index().samples.owns(tenant, &session) {
+            let record = self.sampling_session(tenant, &session).await?;
+            shared.index().samples.note_owner(tenant, &session);
+            shared.sessions.heard(&record.session_id, shared.clock.now());
+        }
+        let id = shared.starts.sample_id(tenant);
+        let mut index = shared.index();
+        let now = shared.clock.monotonic();
+        let (submitted, first) = index.samples.submit(tenant, new, id, now)?;
+        index.sample_queued(session, first);
+        drop(index);
+        shared.work.notify_one();
+        Ok(submitted)
+    }
+
+    /// How a request stands, after waiting for its end for at most `wait`. Waiting costs no reads.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an id that was never given to this tenant.
+    pub async fn retrieve(
+        &self,
+        tenant: &TenantId,
+        id: &RequestId,
+        wait: Duration,
+    ) -> Result<Retrieved> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let look = self.shared().index().look(tenant, id);
+            match look {
+                Look::Pending(state, mut done) => {
+                    // The sender sends nothing: it goes when the request has ended.
+                    if timeout_at(deadline, done.changed()).await.is_err() {
+                        return Ok(Retrieved::Pending(state));
+                    }
+                }
+                Look::Known(retrieved) => return Ok(retrieved),
+                Look::Foreign => return Err(not_found(id)),
+                Look::Unknown if self.shared().starts.gave(tenant, id) => {
+                    return Ok(Retrieved::Gone);
+                }
+                Look::Unknown => return self.retrieve_from_disk(tenant, id).await,
+            }
+        }
+    }
+
+    /// Ends a sample that nobody waits for; one that has ended stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such sample.
+    #[expect(clippy::unused_async, reason = "as the other methods; another store may have to wait")]
+    pub async fn cancel_sample(&self, tenant: &TenantId, id: &RequestId) -> Result<()> {
+        let now = self.shared().clock.monotonic();
+        if self.shared().index().samples.cancel(tenant, id, now) {
+            Ok(())
+        } else {
+            Err(not_found(id))
+        }
+    }
+
+    async fn retrieve_from_disk(&self, tenant: &TenantId, id: &RequestId) -> Result<Retrieved> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        let spool_dir = self.shared().spool_dir.clone();
+        self.read(move |conn| {
+            Ok(match requests::standing(conn, &tenant, &id)? {
+                Standing::Pending => Retrieved::Pending(crate::QueueState::Active),
+                Standing::Failed(kind, failure) => {
+                    Retrieved::Finished { kind, outcome: Outcome::Failed(failure) }
+                }
+                Standing::Done(_, crate::sqlite::Stored::Dropped) => Retrieved::Gone,
+                Standing::Done(kind, stored) => {
+                    let result = stored.load(&spool_dir, || format!("result of request {id}"))?;
+                    Retrieved::Finished { kind, outcome: Outcome::Done(result) }
+                }
+            })
+        })
+        .await
+    }
+}
+
+pub(crate) fn not_found(id: &RequestId) -> Error {
+    Error::NotFound { what: format!("request {id}") }
+}

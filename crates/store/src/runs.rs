@@ -1,0 +1,39 @@
+//! Runs, as their owners see them.
+
+use tinsmith_types::ids::{ModelId, TenantId};
+
+use crate::{Result, RunRecord, Store, sqlite::runs};
+
+impl Store {
+    /// A run.
+    pub async fn run(&self, tenant: &TenantId, id: &ModelId) -> Result<RunRecord> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        self.read(move |conn| runs::run(conn, &tenant, &id)).await
+    }
+
+    /// A page of the tenant's runs, newest first, and how many there are.
+    pub async fn runs(
+        &self,
+        tenant: &TenantId,
+        limit: u32,
+        offset: u32,
+    ) -> Result<(Vec<RunRecord>, u64)> {
+        let tenant = tenant.clone();
+        self.read(move |conn| runs::runs(conn, &tenant, limit, offset)).await
+    }
+
+    /// Sets why a run cannot go on, or a remark for its owner; `None` leaves what was there.
+    pub async fn mark_run(
+        &self,
+        tenant: &TenantId,
+        id: &ModelId,
+        corrupted: Option<String>,
+        note: Option<String>,
+    ) -> Result<()> {
+        let (tenant, id) = (tenant.clone(), id.clone());
+        let apply = move |tx: &mut crate::sqlite::Tx<'_>| {
+            tx.mark_run(&tenant, &id, corrupted.as_deref(), note.as_deref())
+        };
+        self.write(apply, |_, ()| {}).await
+    }
+}

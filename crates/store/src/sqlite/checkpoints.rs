@@ -1,0 +1,173 @@
+//! Statements about checkpoints. An expired one is as good as gone, though its row may still stand.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row};
+use tinsmith_types::ids::{ModelId, TenantId};
+
+use crate::{
+    BlobId, CheckpointKind, CheckpointRecord, Error, NewCheckpoint, Result,
+    sqlite::{
+        Tx, found, json, maybe_time, named,
+        runs::{owner, run_not_found},
+        signed, text, time, unsigned,
+    },
+};
+
+/// Whether a name was free.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Saved {
+    Saved,
+    Taken,
+}
+
+/// A checkpoint's name within its run.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    pub(crate) model: ModelId,
+    pub(crate) kind: CheckpointKind,
+    pub(crate) name: String,
+}
+
+impl Name {
+    fn not_found(&self) -> Error {
+        Error::NotFound { what: format!("checkpoint `{}` of {}", self.name, self.model) }
+    }
+}
+
+impl Tx<'_> {
+    pub(crate) fn save_checkpoint(&self, tenant: &TenantId, new: &NewCheckpoint) -> Result<Saved> {
+        if owner(self.conn, &new.model_id)?.is_none_or(|owner| owner.tenant != *tenant) {
+            return Err(run_not_found(&new.model_id));
+        }
+        self.check_blob(&new.blob)?;
+        let kind = text(&new.kind)?;
+        let key = (&new.model_id.0, &kind, &new.name);
+        let select = "SELECT expires_at FROM checkpoints
+             WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
+        let expires_at: Option<Option<i64>> =
+            self.conn.prepare_cached(select)?.query_row(key, |row| row.get(0)).optional()?;
+        let now = self.now.as_microsecond();
+        if let Some(expires_at) = expires_at {
+            if !new.overwrite && expires_at.is_none_or(|at| at > now) {
+                return Ok(Saved::Taken);
+            }
+            let delete = "DELETE FROM checkpoints WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
+            self.conn.prepare_cached(delete)?.execute(key)?;
+        }
+        self.conn
+            .prepare_cached(
+                "INSERT INTO checkpoints (tenant, model_id, kind, name, blob, size_bytes,
+                    created_at, expires_at, user_metadata)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute((
+                &tenant.0,
+                &new.model_id.0,
+                &kind,
+                &new.name,
+                &new.blob.0,
+                signed(new.size_bytes),
+                now,
+                new.expires_at.map(Timestamp::as_microsecond),
+                text(&new.user_metadata)?,
+            ))?;
+        Ok(Saved::Saved)
+    }
+
+    pub(crate) fn delete_checkpoint(&self, tenant: &TenantId, name: &Name) -> Result<()> {
+        self.owned(tenant, name)?;
+        let delete = "DELETE FROM checkpoints WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
+        let key = (&name.model.0, text(&name.kind)?, &name.name);
+        self.conn.prepare_cached(delete)?.execute(key)?;
+        Ok(())
+    }
+
+    pub(crate) fn set_public(&self, tenant: &TenantId, name: &Name, public: bool) -> Result<()> {
+        self.owned(tenant, name)?;
+        let update = "UPDATE checkpoints SET public = ?4
+             WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
+        let key = (&name.model.0, text(&name.kind)?, &name.name, public);
+        self.conn.prepare_cached(update)?.execute(key)?;
+        Ok(())
+    }
+
+    pub(crate) fn set_expiry(
+        &self,
+        tenant: &TenantId,
+        name: &Name,
+        expires_at: Option<Timestamp>,
+    ) -> Result<()> {
+        self.owned(tenant, name)?;
+        let update = "UPDATE checkpoints SET expires_at = ?4
+             WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
+        let expires_at = expires_at.map(Timestamp::as_microsecond);
+        let key = (&name.model.0, text(&name.kind)?, &name.name, expires_at);
+        self.conn.prepare_cached(update)?.execute(key)?;
+        Ok(())
+    }
+
+    pub(crate) fn drop_expired_checkpoints(&self) -> Result<()> {
+        let delete = "DELETE FROM checkpoints WHERE expires_at <= ?1";
+        self.conn.prepare_cached(delete)?.execute([self.now.as_microsecond()])?;
+        Ok(())
+    }
+
+    fn owned(&self, tenant: &TenantId, name: &Name) -> Result<()> {
+        let record = checkpoint(self.conn, tenant, name, self.now)?;
+        if record.tenant == *tenant { Ok(()) } else { Err(name.not_found()) }
+    }
+}
+
+/// A checkpoint of the tenant's own, or a public one.
+pub(crate) fn checkpoint(
+    conn: &Connection,
+    tenant: &TenantId,
+    name: &Name,
+    now: Timestamp,
+) -> Result<CheckpointRecord> {
+    let mut select = conn.prepare_cached(
+        "SELECT * FROM checkpoints WHERE model_id = ?1 AND kind = ?2 AND name = ?3
+            AND (tenant = ?4 OR public = 1) AND (expires_at IS NULL OR expires_at > ?5)",
+    )?;
+    let key = (&name.model.0, text(&name.kind)?, &name.name, &tenant.0, now.as_microsecond());
+    select.query_row(key, record).optional()?.ok_or_else(|| name.not_found())
+}
+
+pub(crate) fn checkpoints(
+    conn: &Connection,
+    tenant: &TenantId,
+    model: Option<&ModelId>,
+    (limit, offset): (u32, u32),
+    now: Timestamp,
+) -> Result<(Vec<CheckpointRecord>, u64)> {
+    let model = model.map(ModelId::as_str);
+    let now = now.as_microsecond();
+    let mut select = conn.prepare_cached(
+        "SELECT * FROM checkpoints WHERE tenant = ?1 AND (?2 IS NULL OR model_id = ?2)
+            AND (expires_at IS NULL OR expires_at > ?3)
+         ORDER BY number DESC LIMIT ?4 OFFSET ?5",
+    )?;
+    let page = select.query_map((&tenant.0, model, now, limit, offset), record)?;
+    let page = page.collect::<rusqlite::Result<_>>()?;
+    let mut count = conn.prepare_cached(
+        "SELECT count(*) FROM checkpoints WHERE tenant = ?1 AND (?2 IS NULL OR model_id = ?2)
+            AND (expires_at IS NULL OR expires_at > ?3)",
+    )?;
+    let count = count.query_row((&tenant.0, model, now), |row| row.get(0));
+    Ok((page, unsigned(found(count, || "checkpoints".to_owned())?)))
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<CheckpointRecord> {
+    Ok(CheckpointRecord {
+        tenant: TenantId(row.get("tenant")?),
+        model_id: ModelId(row.get("model_id")?),
+        kind: named(row, "kind")?,
+        name: row.get("name")?,
+        blob: BlobId(row.get("blob")?),
+        size_bytes: unsigned(row.get("size_bytes")?),
+        created_at: time(row, "created_at")?,
+        expires_at: maybe_time(row, "expires_at")?,
+        public: row.get("public")?,
+        user_metadata: json(row, "user_metadata")?,
+    })
+}

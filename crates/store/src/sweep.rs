@@ -1,0 +1,51 @@
+//! What has had its time goes.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{Result, Store, sqlite};
+
+impl Store {
+    /// Drops what has expired: silent sessions and, a while later, their samplers; parked requests
+    /// whose gap was not filled; results, samples and checkpoints past their time; blobs and spool
+    /// segments that nothing refers to. To be called every few seconds to minutes.
+    pub async fn sweep(&self) -> Result<()> {
+        let shared = self.shared();
+        let config = &shared.config;
+        self.sweep_sessions().await?;
+        self.fail_gaps().await?;
+        if let Some(before) = shared.clock.monotonic().checked_sub(config.sample_retention) {
+            shared.index().samples.sweep(before);
+        }
+        let results_before = micros_before(shared.clock.now(), config.result_retention);
+        while self.write(move |tx| tx.drop_results(results_before), |_, _| {}).await? > 0 {}
+        let silent_before = micros_before(shared.clock.now(), config.session_expiry);
+        self.write(
+            move |tx| {
+                tx.drop_session_keys()?;
+                tx.drop_expired_checkpoints()?;
+                tx.drop_samplers(silent_before)
+            },
+            |_, ()| {},
+        )
+        .await?;
+        // Between commits every reference is on disk: nothing that a row names can be deleted.
+        let (blobs, segments) = self
+            .alone(|conn, spool, shared| {
+                let grace = shared.config.blob_grace;
+                let referenced = |blob: &_| sqlite::is_referenced(conn, blob);
+                let blobs = shared.blobs.sweep(shared.clock.monotonic(), grace, referenced)?;
+                Ok((blobs, spool.sweep(&sqlite::referenced_segments(conn)?)?))
+            })
+            .await?;
+        if blobs + segments > 0 {
+            tracing::info!(blobs, spool.segments = segments, "unreferenced files deleted");
+        }
+        Ok(())
+    }
+}
+
+fn micros_before(now: Timestamp, age: Duration) -> i64 {
+    now.as_microsecond().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
+}
