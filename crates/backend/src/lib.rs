@@ -7,6 +7,7 @@
 
 use std::{fmt, ops::Range};
 
+pub mod conformance;
 pub mod philox;
 pub mod reference;
 pub mod shape;

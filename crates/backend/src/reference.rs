@@ -1,8 +1,8 @@
 //! The truth: every op as plain loops in f64, on the host, one row after another.
 //!
-//! Fast backends are compared with it, and finite differences run on it.
-//! Clear beats fast here. An op stands in `reference/<op>.rs`, under its math; unwritten buffers hold NaN,
-//! so that reading what nobody wrote shows.
+//! Fast backends are compared with it ([`crate::conformance`]), and finite differences run on it. An op
+//! stands in `reference/<op>.rs`, beside its math. Buffers hold NaN until they are written, so that
+//! reading what nobody wrote shows.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::{
 
 mod adamw;
 mod attention;
-mod buffers;
+mod buffer;
 mod embed;
 mod gated;
 mod linear;
@@ -22,7 +22,7 @@ mod rope;
 mod sample;
 mod score;
 
-pub use buffers::{Cache, Lora, Pair, Rows, Vector, Weight};
+pub use buffer::{Cache, Lora, Pair, Rows, Vector, Weight};
 
 /// The reference backend; see the module.
 #[derive(Debug)]
@@ -62,19 +62,19 @@ impl Backend for ReferenceBackend {
     }
 
     fn read_rows(&mut self, buffer: &Rows) -> Vec<f32> {
-        buffers::to_f32(buffer.values())
+        buffer::to_f32(buffer.values())
     }
 
     fn write_rows(&mut self, buffer: &mut Rows, values: &[f32]) {
-        buffers::copy_from_f32(buffer.values_mut(), values);
+        buffer::copy_from_f32(buffer.values_mut(), values);
     }
 
     fn lora(&mut self, a: &[f32], b: &[f32], rank: usize) -> Result<Lora> {
-        Ok(Lora { rank, a: buffers::to_f64(a), b: buffers::to_f64(b) })
+        Ok(Lora { rank, a: buffer::to_f64(a), b: buffer::to_f64(b) })
     }
 
     fn read_lora(&mut self, lora: &Lora) -> (Vec<f32>, Vec<f32>) {
-        (buffers::to_f32(&lora.a), buffers::to_f32(&lora.b))
+        (buffer::to_f32(&lora.a), buffer::to_f32(&lora.b))
     }
 
     fn pair(&mut self, lora: &Lora) -> Result<Pair> {
@@ -92,12 +92,12 @@ impl Backend for ReferenceBackend {
     }
 
     fn read_pair(&mut self, pair: &Pair) -> (Vec<f32>, Vec<f32>) {
-        (buffers::to_f32(&pair.a), buffers::to_f32(&pair.b))
+        (buffer::to_f32(&pair.a), buffer::to_f32(&pair.b))
     }
 
     fn write_pair(&mut self, pair: &mut Pair, a: &[f32], b: &[f32]) {
-        buffers::copy_from_f32(&mut pair.a, a);
-        buffers::copy_from_f32(&mut pair.b, b);
+        buffer::copy_from_f32(&mut pair.a, a);
+        buffer::copy_from_f32(&mut pair.b, b);
     }
 
     fn cache(&mut self, blocks: usize, layers: usize, shape: &AttentionShape) -> Result<Cache> {
@@ -221,7 +221,7 @@ impl Backend for ReferenceBackend {
         linear: Linear<'_, Self>,
         targets: Targets<'_>,
     ) {
-        buffers::round_to_f32(logprobs, &score::forward(x, &linear, targets));
+        buffer::round_to_f32(logprobs, &score::forward(x, &linear, targets));
     }
 
     fn score_backward(
@@ -263,4 +263,12 @@ impl Backend for ReferenceBackend {
 }
 
 #[cfg(test)]
-mod tests;
+fn assert_close(actual: &[f64], expected: &[f64]) {
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        assert!(
+            (actual - expected).abs() <= 1e-12 * expected.abs().max(1.0),
+            "{actual} {expected}"
+        );
+    }
+}

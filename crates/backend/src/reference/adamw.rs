@@ -40,3 +40,37 @@ pub(super) fn sum_squares(pair: &Pair) -> (f64, f64) {
     let sum = |values: &[f64]| values.iter().map(|value| value * value).sum();
     (sum(&pair.a), sum(&pair.b))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::assert_close;
+
+    #[test]
+    fn adamw_by_hand() {
+        let mut lora = Lora { rank: 1, a: vec![1.0], b: vec![-2.0] };
+        let gradient = Pair { a: vec![5.0], b: vec![0.0] };
+        let zeros = Pair { a: vec![0.0], b: vec![0.0] };
+        let (mut first, mut second) = (zeros.clone(), zeros);
+        let mut step = AdamW {
+            learning_rate: 0.1,
+            beta1: 0.5,
+            beta2: 0.75,
+            eps: 0.5,
+            weight_decay: 1.0,
+            step: 1,
+            gradient_scale: 0.1,
+        };
+        adamw(&mut lora, &gradient, &mut first, &mut second, &step);
+        // The bias corrections undo the decay on the first step: 0.5 / (0.5 + eps).
+        let g = 5.0 * f64::from(0.1_f32);
+        let once = 0.9 - 0.1 * g / (g + 0.5);
+        assert_close(&lora.a, &[once]);
+        assert_close(&lora.b, &[-1.8]);
+        step.step = 2;
+        adamw(&mut lora, &gradient, &mut first, &mut second, &step);
+        assert_close(&first.a, &[0.75 * g]);
+        assert_close(&second.a, &[0.4375 * g * g]);
+        assert_close(&lora.a, &[0.9 * once - 0.1 * g / (g + 0.5)]);
+    }
+}

@@ -144,3 +144,23 @@ pub(super) fn log_sum_exp(x: &[f64]) -> f64 {
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     max + x.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::assert_close;
+
+    #[test]
+    fn attention_sees_its_own_past_alone() {
+        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 1, scale: 1.0 };
+        let q = Rows::new(2, &[9.0, 9.0, 0.0, 1.0, 7.0, 7.0]);
+        let k = Rows::new(1, &[0.0, 1.0, 5.0]);
+        let v = Rows::new(1, &[1.0, 3.0, 5.0]);
+        let (mut out, mut lse) = (Rows::unwritten(3, 2), Rows::unwritten(0, 2));
+        let qkv = Qkv { q: &q, k: &k, v: &v };
+        forward(&mut out, &mut lse, &qkv, &[0..2, 2..2, 2..3], &shape);
+        let e = 1.0_f64.exp();
+        assert_close(out.values(), &[1.0, 1.0, 2.0, 3.0f64.mul_add(e, 1.0) / (1.0 + e), 5.0, 5.0]);
+        assert_close(lse.values(), &[0.0, 0.0, 2.0_f64.ln(), (1.0 + e).ln(), 35.0, 35.0]);
+    }
+}

@@ -116,3 +116,23 @@ fn add_outer(matrix: &mut [f64], scale: f64, x: &[f64], y: &[f64]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::Vector;
+
+    #[test]
+    fn linear_by_hand() {
+        let lora = Lora { rank: 1, a: vec![1.0, -1.0], b: vec![2.0, 0.0] };
+        let uses = [LoraUse { rows: 1..2, lora: &lora, scale: 0.5 }];
+        let weight = Weight::new(2, &[1.0, 2.0, 3.0, 4.0]);
+        let bias = Vector { values: vec![10.0, 20.0] };
+        let linear = Linear { weight: &weight, bias: Some(&bias), uses: &uses, add: true };
+        let mut out = Rows::new(2, &[100.0; 4]);
+        let mut hidden = Rows::unwritten(0, 0);
+        forward(&mut out, &Rows::new(2, &[1.0, 1.0, 5.0, 2.0]), &linear, Some(&mut hidden));
+        assert_eq!(out.values(), [113.0, 127.0, 119.0 + 3.0, 143.0]);
+        assert_eq!((hidden.len(), hidden.features(), hidden.row(1)), (2, 1, &[3.0][..]));
+    }
+}

@@ -45,3 +45,18 @@ fn inverse_rms(x: &[f64], eps: f32) -> f64 {
 fn count(x: &[f64]) -> f64 {
     f64::from(u32::try_from(x.len()).expect("features fit 32 bits"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::assert_close;
+
+    #[test]
+    fn rms_norm_by_hand() {
+        let mut out = Rows::unwritten(1, 2);
+        let weight = Vector { values: vec![2.0, 1.0] };
+        forward(&mut out, &Rows::new(2, &[3.0, 4.0]), &weight, 0.0);
+        let root = 12.5_f64.sqrt();
+        assert_close(out.values(), &[6.0 / root, 4.0 / root]);
+    }
+}

@@ -69,3 +69,22 @@ fn check_shapes(out: &Rows, x: &Rows, rope: &Rope<'_, ReferenceBackend>) {
     assert_eq!(x.features() % rope.head_dim, 0, "whole heads");
     assert_eq!(rope.table.inverse_frequencies.len() * 2, rope.head_dim, "half a head of pairs");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::assert_close;
+
+    #[test]
+    fn rope_turns_pairs_half_a_head_apart() {
+        let table = RopeTable { inverse_frequencies: vec![1.0, 0.1], amplitude: 2.0 };
+        let rope = Rope { norm: None, table: &table, positions: &[3], head_dim: 4 };
+        let mut out = Rows::unwritten(1, 4);
+        forward(&mut out, &Rows::new(4, &[1.0, 0.0, 0.0, 1.0]), &rope);
+        // transformers multiplies in f32, and 3 * 0.1f32 is not 0.3f32.
+        let angle = f64::from(3.0 * 0.1_f32);
+        let expected =
+            [2.0 * 3.0_f64.cos(), -2.0 * angle.sin(), 2.0 * 3.0_f64.sin(), 2.0 * angle.cos()];
+        assert_close(out.values(), &expected);
+    }
+}

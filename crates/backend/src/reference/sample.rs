@@ -2,7 +2,7 @@
 
 use crate::{Draw, Drawn, Linear};
 
-use super::{ReferenceBackend, Rows, attention::log_sum_exp, buffers::rounded, score};
+use super::{ReferenceBackend, Rows, attention::log_sum_exp, buffer::rounded, score};
 
 pub(super) fn sample(
     drawn: &mut Vec<Drawn>,
@@ -68,4 +68,38 @@ fn descending(logits: &[f64]) -> Vec<usize> {
     let mut tokens: Vec<usize> = (0..logits.len()).collect();
     tokens.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::Weight;
+
+    #[test]
+    fn draws_follow_top_k_and_top_p() {
+        // Probabilities 0.1, 0.4, 0.1, 0.4, exactly representable as logarithms of integers.
+        let weight = Weight::new(1, &[0.0, 4.0_f64.ln(), 0.0, 4.0_f64.ln()]);
+        let drawn = |temperature, top_k, top_p, uniform| {
+            let linear = Linear { weight: &weight, bias: None, uses: &[], add: false };
+            let mut drawn = Vec::new();
+            let draw = Draw { temperature, top_k, top_p, uniform };
+            sample(&mut drawn, &Rows::new(1, &[1.0]), &linear, &[draw]);
+            (drawn[0].token, f64::from(drawn[0].logprob.exp()))
+        };
+        let tokens = |uniforms: &[f64], top_k, top_p| -> Vec<u32> {
+            uniforms.iter().map(|&uniform| drawn(1.0, top_k, top_p, uniform).0).collect()
+        };
+        assert_eq!(drawn(0.0, None, 1.0, 0.9).0, 1);
+        assert_eq!(
+            tokens(&[0.0, 0.09, 0.11, 0.49, 0.51, 0.59, 0.61, 0.99], None, 1.0),
+            [0, 0, 1, 1, 2, 2, 3, 3]
+        );
+        assert_eq!(tokens(&[0.0, 0.49, 0.51, 0.99], Some(2), 1.0), [1, 1, 3, 3]);
+        // Of the two last, the lower id stays: 1/9, 4/9, 4/9.
+        assert_eq!(tokens(&[0.1, 0.12, 0.54, 0.56, 0.99], Some(3), 1.0), [0, 1, 1, 3, 3]);
+        assert_eq!(tokens(&[0.0, 0.99], None, 0.35), [1, 1]);
+        assert_eq!(tokens(&[0.0, 0.49, 0.51, 0.99], None, 0.75), [1, 1, 3, 3]);
+        assert!((drawn(1.0, Some(1), 1.0, 0.5).1 - 0.4).abs() < 1e-6);
+        assert!((drawn(0.5, None, 1.0, 0.4).1 - 16.0 / 34.0).abs() < 1e-6);
+    }
 }

@@ -4,7 +4,7 @@
 
 use crate::{Coefficients, Linear, LoraGradientUse, LoraUse, Targets};
 
-use super::{Lora, Pair, ReferenceBackend, Rows, Weight, attention::log_sum_exp, buffers, linear};
+use super::{Lora, Pair, ReferenceBackend, Rows, Weight, attention::log_sum_exp, buffer, linear};
 
 /// `logprobs[i, j] = l[t[i, j]] - lse`, as `[rows * per_row]`.
 pub(super) fn forward(
@@ -40,7 +40,7 @@ pub(super) fn backward(
         let ids = &targets.ids[i * targets.per_row..][..targets.per_row];
         let logprobs: Vec<f64> = ids.iter().map(|&id| dlogits.row(i)[id as usize]).collect();
         let mut row_coefficients = vec![0.0; ids.len()];
-        coefficients(i..i + 1, &buffers::to_f32(&logprobs), &mut row_coefficients);
+        coefficients(i..i + 1, &buffer::to_f32(&logprobs), &mut row_coefficients);
         differentiate(dlogits.row_mut(i), ids, &row_coefficients);
     }
     if let Some(dx) = dx.as_deref_mut() {

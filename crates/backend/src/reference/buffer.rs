@@ -13,6 +13,11 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Rows from their elements, row-major.
+    pub fn new(features: usize, values: &[f64]) -> Self {
+        Self { features, rows: values.len() / features, values: values.to_vec() }
+    }
+
     pub(super) fn unwritten(rows: usize, features: usize) -> Self {
         Self { features, rows, values: vec![f64::NAN; rows * features] }
     }
@@ -72,6 +77,11 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// A matrix from its elements, row-major.
+    pub fn new(inputs: usize, values: &[f64]) -> Self {
+        Self { outputs: values.len() / inputs, inputs, values: values.to_vec() }
+    }
+
     pub(super) fn from_raw(matrix: &RawMatrix<'_>) -> Self {
         Self { outputs: matrix.rows, inputs: matrix.cols, values: raw_values(matrix) }
     }
@@ -208,4 +218,23 @@ fn raw_values(matrix: &RawMatrix<'_>) -> Vec<f64> {
         Dtype::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f64(),
     };
     matrix.bytes.chunks_exact(size).map(element).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backend as _, ReferenceBackend};
+
+    #[test]
+    fn every_dtype_is_read() {
+        use crate::Dtype;
+        for (dtype, bytes) in [
+            (Dtype::F32, &[0, 0, 0xc0, 0x3f, 0, 0, 0, 0xc0][..]),
+            (Dtype::F16, &[0, 0x3e, 0, 0xc0]),
+            (Dtype::Bf16, &[0xc0, 0x3f, 0, 0xc0]),
+        ] {
+            let raw = RawMatrix { bytes, dtype, rows: 1, cols: 2 };
+            assert_eq!(ReferenceBackend.vector(&raw).unwrap().values, [1.5, -2.0]);
+        }
+    }
 }

@@ -1,0 +1,90 @@
+//! Causal attention of whole sequences, and its gradient.
+
+use crate::{AttentionForward, AttentionShape, Backend, Qkv, QkvGradients};
+
+use super::{
+    Suite,
+    inputs::{blank, inverse_root, upload},
+    step::{Answer, Case, Output, Step, plain_step, ranges, values},
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attention {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+}
+
+pub(super) const SHAPES: [Attention; 5] = [
+    Attention { heads: 1, kv_heads: 1, head_dim: 16 },
+    Attention { heads: 2, kv_heads: 1, head_dim: 64 },
+    Attention { heads: 6, kv_heads: 2, head_dim: 24 },
+    Attention { heads: 3, kv_heads: 3, head_dim: 6 },
+    Attention { heads: 2, kv_heads: 2, head_dim: 128 },
+];
+
+pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
+    for case in SHAPES {
+        for lengths in [&[1][..], &[31, 32, 33], &[65, 0, 300, 1], &[2, 64, 1, 96]] {
+            suite.case(&case, &plain_step(lengths));
+        }
+    }
+    suite.case(&SHAPES[0], &plain_step(&[2049]));
+}
+
+impl Attention {
+    pub(super) fn shape(self) -> AttentionShape {
+        let Self { heads, kv_heads, head_dim } = self;
+        // Rows are in [-1, 1): without the 4, the weights would hardly differ from each other.
+        AttentionShape { heads, kv_heads, head_dim, scale: 4.0 * inverse_root(head_dim) }
+    }
+
+    pub(super) fn kv_features(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    pub(super) fn q_features(self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+impl Case for Attention {
+    fn label(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn rowwise(&self) -> bool {
+        false
+    }
+
+    fn run<B: Backend>(&self, backend: &mut B, steps: &[Step]) -> Answer {
+        let mut answer = Answer::new(&[
+            Output::Value("out"),
+            Output::Value("lse"),
+            Output::Gradient("dq"),
+            Output::Gradient("dk"),
+            Output::Gradient("dv"),
+        ]);
+        let (wide, narrow, shape) = (self.q_features(), self.kv_features(), self.shape());
+        for step in steps {
+            let q = &upload(backend, wide, &values(step, 0, wide));
+            let k = &upload(backend, narrow, &values(step, 1, narrow));
+            let v = &upload(backend, narrow, &values(step, 2, narrow));
+            let dout = &upload(backend, wide, &values(step, 3, wide));
+            let sequences = ranges(step);
+            let rows = values(step, 0, 1).len();
+            let (mut out, mut lse) = (blank(backend, rows, wide), blank(backend, 0, 1));
+            backend.attention(&mut out, &mut lse, Qkv { q, k, v }, &sequences, &shape);
+
+            let (mut dq, mut dk) = (blank(backend, rows, wide), blank(backend, rows, narrow));
+            let mut dv = blank(backend, rows, narrow);
+            let gradients = QkvGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+            let forward = AttentionForward { qkv: Qkv { q, k, v }, out: &out, lse: &lse, dout };
+            backend.attention_backward(gradients, forward, &sequences, &shape);
+            for (i, result) in [&out, &lse, &dq, &dk, &dv].into_iter().enumerate() {
+                answer.take(i, step, &backend.read_rows(result));
+            }
+        }
+        answer
+    }
+}

@@ -1,0 +1,103 @@
+//! Logprobs of given tokens, and their gradient.
+
+use crate::{Backend, Dtype, Linear, Targets};
+
+use super::{
+    Suite,
+    inputs::{Inputs, Matrix, blank, upload},
+    linear,
+    step::{Adapters, Answer, Case, Output, Step, segment_ranges, values},
+};
+
+#[derive(Debug)]
+struct Score {
+    inputs: usize,
+    vocabulary: usize,
+    per_row: usize,
+    ranks: &'static [usize],
+}
+
+const SCORED: usize = 0;
+const SCORED_BACKWARD: usize = 1;
+const DX: usize = 2;
+
+pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
+    for (inputs, vocabulary, per_row) in [(5, 2, 1), (16, 33, 3), (40, 300, 1), (257, 1030, 2)] {
+        let case = Score { inputs, vocabulary, per_row, ranks: &[1, 7, 16, 64] };
+        for step in linear::steps() {
+            suite.case(&case, &step);
+            let answer = case.run(&mut suite.backend, &[step]);
+            let what = format!("{} score_backward against score", case.label());
+            suite.same_bits(&what, &answer.all(SCORED_BACKWARD), &answer.all(SCORED));
+        }
+    }
+}
+
+impl Case for Score {
+    fn label(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn run<B: Backend>(&self, backend: &mut B, steps: &[Step]) -> Answer {
+        let outputs =
+            [Output::Value("score"), Output::Value("score_backward"), Output::Gradient("dx")];
+        let mut answer = Answer::new(&outputs);
+        let Self { inputs, vocabulary, per_row, .. } = *self;
+        let weight = Matrix::random(7, Dtype::Bf16, vocabulary, inputs).weight(backend);
+        let mut adapters = Adapters::new(backend, self.ranks, inputs, vocabulary);
+        for step in steps {
+            let x = upload(backend, inputs, &values(step, 0, inputs));
+            let ids = target_ids(step, vocabulary, per_row);
+            let targets = Targets { ids: &ids, per_row };
+            let uses = adapters.uses(step);
+            let linear = Linear { weight: &weight, bias: None, uses: &uses, add: false };
+            let mut logprobs = vec![f32::NAN; ids.len()];
+            backend.score(&mut logprobs, &x, linear, targets);
+            answer.take(SCORED, step, &logprobs);
+
+            let wanted = coefficients(step, per_row);
+            let mut seen = vec![f32::NAN; ids.len()];
+            let mut dx = blank(backend, ids.len() / per_row, inputs);
+            let ranges = segment_ranges(step);
+            let mut uses = adapters.gradient_uses(step, &ranges);
+            backend.score_backward(
+                Some(&mut dx),
+                &x,
+                &weight,
+                &mut uses,
+                targets,
+                &mut |rows, logprobs, coefficients| {
+                    let candidates = rows.start * per_row..rows.end * per_row;
+                    assert!(
+                        seen[candidates.clone()].iter().all(|l| l.is_nan()),
+                        "rows {rows:?} twice"
+                    );
+                    seen[candidates.clone()].copy_from_slice(logprobs);
+                    coefficients.copy_from_slice(&wanted[candidates]);
+                },
+            );
+            answer.take(SCORED_BACKWARD, step, &seen);
+            answer.take(DX, step, &backend.read_rows(&dx));
+        }
+        answer.gradients = adapters.read_gradients(backend);
+        answer
+    }
+}
+
+/// Any tokens; one may be twice among the candidates of a row.
+fn target_ids(step: &Step, vocabulary: usize, per_row: usize) -> Vec<u32> {
+    let vocabulary = u32::try_from(vocabulary).expect("token ids fit 32 bits");
+    let id = |value: f32| Inputs::new(u64::from(value.to_bits())).below(vocabulary);
+    values(step, 4, per_row).into_iter().map(id).collect()
+}
+
+/// Of both signs; some rows have none but zeros.
+fn coefficients(step: &Step, per_row: usize) -> Vec<f32> {
+    let mut coefficients = values(step, 5, per_row);
+    for row in coefficients.chunks_exact_mut(per_row) {
+        if row[0] > 0.5 {
+            row.fill(0.0);
+        }
+    }
+    coefficients
+}
