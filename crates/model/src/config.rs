@@ -80,6 +80,9 @@ impl DecoderConfig {
         if largest > Some(SIZE_MAX) {
             return refuse("a size in it is over 16 million");
         }
+        if self.layers > LAYERS_MAX {
+            return refuse("it has over 10000 layers");
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return refuse("num_attention_heads is not a multiple of num_key_value_heads");
         }
@@ -95,6 +98,9 @@ impl DecoderConfig {
 
 /// No published model comes near; a product of two such sizes still fits 64 bits.
 const SIZE_MAX: usize = 1 << 24;
+
+/// The same for layers, each of which has a dozen names to check.
+const LAYERS_MAX: usize = 10_000;
 
 /// Names of the weights in the files. Projections and norms of a layer stand under
 /// `<layers>.<index>.`, and every name ends in `.weight` or `.bias`.

@@ -290,3 +290,6 @@ fn end_tokens(dir: &Path, config: &ConfigJson) -> Result<Vec<u32>> {
         ids.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect();
     ids.ok_or_else(|| json.unsupported("eos_token_id", "it must be a token id or a list of them"))
 }
+
+#[cfg(test)]
+mod tests;

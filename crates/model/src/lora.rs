@@ -366,3 +366,69 @@ fn halves(word: u64) -> [u32; 2] {
     let halves = [word as u32, (word >> 32) as u32];
     halves
 }
+
+#[cfg(test)]
+mod tests {
+    use tinsmith_backend::ReferenceBackend;
+
+    use super::*;
+    use crate::golden::Golden;
+
+    const SPEC: LoraSpec =
+        LoraSpec { rank: 4, seed: 7, train_attn: true, train_mlp: true, train_unembed: true };
+
+    fn matrices(spec: LoraSpec) -> Vec<(Vec<f32>, Vec<f32>)> {
+        let (golden, mut b) = (Golden::open("qwen3/odd"), ReferenceBackend);
+        let adapter = Adapter::new(&mut b, golden.dir.config(), spec).unwrap();
+        adapter.sites.iter().flatten().map(|lora| b.read_lora(lora)).collect()
+    }
+
+    #[test]
+    fn a_is_uniform_and_b_is_zero() {
+        let matrices = matrices(SPEC);
+        assert_eq!(matrices.len(), 2 * 7 + 1);
+        let (first, second) = &matrices[0];
+        assert!(second.iter().all(|value| *value == 0.0));
+        let bound = 1.0 / 40f32.sqrt();
+        assert!(first.iter().all(|value| value.abs() <= bound));
+        let mean = first.iter().sum::<f32>() / first.len() as f32;
+        let variance = first.iter().map(|value| value * value).sum::<f32>() / first.len() as f32;
+        assert!(mean.abs() < 0.1 * bound, "{mean}");
+        assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.2, "{variance}");
+    }
+
+    /// Replaying a journal makes the adapter again from its seed: these numbers never change.
+    #[test]
+    fn a_is_a_function_of_seed_and_name() {
+        let all = matrices(SPEC);
+        assert_eq!(all[0].0[..3], [-0.092046015, 0.13061605, 0.114479296]);
+        assert_eq!(matrices(SPEC), all);
+        assert_ne!(all[0].0, all[1].0[..160]);
+        assert_ne!(matrices(LoraSpec { seed: 8, ..SPEC })[0], all[0]);
+        let part = matrices(LoraSpec { train_attn: false, train_unembed: false, ..SPEC });
+        assert_eq!(part[0], all[4]);
+    }
+
+    #[test]
+    fn sizes_are_known_before_there_is_an_adapter() {
+        let (golden, mut b) = (Golden::open("qwen3/untied"), ReferenceBackend);
+        let spec = LoraSpec { train_attn: false, ..SPEC };
+        let adapter = Adapter::new(&mut b, golden.dir.config(), spec).unwrap();
+        let planned = Adapter::<ReferenceBackend>::planned_bytes(golden.dir.config(), &spec);
+        assert_eq!(adapter.num_bytes(), planned);
+        assert_eq!(planned, 4 * 4 * (3 * 3 * (72 + 100) + 72 + 259));
+    }
+
+    #[test]
+    fn specs_have_limits() {
+        let error = |spec: LoraSpec| spec.check().unwrap_err().to_string();
+        let rank = error(LoraSpec { rank: 1025, ..SPEC });
+        assert_eq!(rank, "use the adapter: rank 1025 is not between 1 and 1024");
+        let nothing =
+            LoraSpec { train_attn: false, train_mlp: false, train_unembed: false, ..SPEC };
+        assert_eq!(
+            error(nothing),
+            "use the adapter: at least one of train_attn, train_mlp and train_unembed must be true"
+        );
+    }
+}

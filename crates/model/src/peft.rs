@@ -240,3 +240,6 @@ fn file<'a>(files: &'a Files, name: &str) -> Result<&'a [u8]> {
         Error::Adapter(problem)
     })
 }
+
+#[cfg(test)]
+mod tests;

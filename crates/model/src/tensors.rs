@@ -56,7 +56,11 @@ pub(crate) fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
 
 /// Little-endian bytes of f32 numbers.
 pub(crate) fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    let mut bytes = Vec::with_capacity(size_of_val(values));
+    for value in values {
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    bytes
 }
 
 fn describe(error: &SafeTensorError, len: usize) -> String {
