@@ -53,6 +53,20 @@ ids! {
     SequenceId;
 }
 
+impl ModelId {
+    /// The id of a session's run: clients work it out themselves.
+    pub fn of(session: &SessionId, model_seq_id: i64) -> Self {
+        Self(format!("{session}:train:{model_seq_id}"))
+    }
+}
+
+impl SamplingSessionId {
+    /// The id of a session's sampler.
+    pub fn of(session: &SessionId, sampling_session_seq_id: i64) -> Self {
+        Self(format!("{session}:sample:{sampling_session_seq_id}"))
+    }
+}
+
 /// Order number of a request within a training run (from 1; creation is 0), or of a sample within a
 /// sampling session.
 #[derive(

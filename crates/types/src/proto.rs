@@ -1,0 +1,9 @@
+//! The protobuf messages, generated from `proto/tinker_public.proto`, and what fills and reads their
+//! byte arrays.
+
+#[rustfmt::skip]
+#[expect(clippy::doc_markdown, reason = "comments that prost adds")]
+mod generated;
+pub mod pack;
+
+pub use generated::*;

@@ -1,0 +1,279 @@
+//! `save_weights`, `save_weights_for_sampler`, `load_weights`, `weights_info`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::defaults::null_as_default;
+use crate::ids::{ModelId, SamplingSessionId, SeqId, SessionId};
+use crate::json::Request;
+use crate::session::Metadata;
+use crate::training::OptimizerConfig;
+
+/// Body of `POST save_weights`: a checkpoint to train on from.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "save_weights")]
+pub struct SaveWeightsRequest {
+    /// The run.
+    pub model_id: ModelId,
+    /// Order number within the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq_id: Option<SeqId>,
+    /// The checkpoint's name. None: the server makes one up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Seconds until it goes away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<i64>,
+    /// Take the place of a checkpoint of that name.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub overwrite: bool,
+    /// The user's own notes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_metadata: Option<Metadata>,
+}
+
+impl Request for SaveWeightsRequest {
+    const MISTAKEN: &'static [(&'static str, &'static str)] =
+        &[("name", "path"), ("ttl", "ttl_seconds")];
+}
+
+/// Result of `save_weights`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "save_weights")]
+pub struct SaveWeightsResponse {
+    /// `tinker://<run>/weights/<name>`.
+    pub path: String,
+}
+
+/// Body of `POST save_weights_for_sampler`: with a name a checkpoint, without one a sampling session.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "save_weights_for_sampler")]
+pub struct SaveWeightsForSamplerRequest {
+    /// The run.
+    pub model_id: ModelId,
+    /// Order number within the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq_id: Option<SeqId>,
+    /// The checkpoint's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Number of the new sampling session. Clients count it up when they retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling_session_seq_id: Option<i64>,
+    /// Whether the sampler follows the run.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub kind: SamplerKind,
+    /// Seconds until a named one goes away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<i64>,
+    /// The user's own notes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_metadata: Option<Metadata>,
+}
+
+impl Request for SaveWeightsForSamplerRequest {
+    const MISTAKEN: &'static [(&'static str, &'static str)] =
+        &[("name", "path"), ("ttl", "ttl_seconds")];
+}
+
+/// Whether a sampler follows its run.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplerKind {
+    /// It keeps the weights that it was made with.
+    #[default]
+    Snapshot,
+    /// Later in-flight saves of the run move it.
+    Inflight,
+}
+
+/// Result of `save_weights_for_sampler`: one of the two is there.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "save_weights_for_sampler")]
+pub struct SaveWeightsForSamplerResponse {
+    /// Named: `tinker://<run>/sampler_weights/<name>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Unnamed: the new sampling session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling_session_id: Option<SamplingSessionId>,
+}
+
+/// Body of `POST load_weights`: into a run that is there, or as a new run.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "load_weights")]
+pub struct LoadWeightsRequest {
+    /// New run: its session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// New run: its number within the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_seq_id: Option<i64>,
+    /// Run that is there: which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<ModelId>,
+    /// Run that is there: order number within it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq_id: Option<SeqId>,
+    /// New run: another base model than the checkpoint's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
+    /// New run: the user's own notes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_metadata: Option<Metadata>,
+    /// `tinker://<run>/weights/<name>`.
+    pub path: String,
+    /// Load the optimizer's state too; else it starts afresh.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub optimizer: bool,
+    /// New run: its optimizer, where the checkpoint's is not loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer_config: Option<OptimizerConfig>,
+    /// Permission to read another account's checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_access_token: Option<Secret>,
+}
+
+impl Request for LoadWeightsRequest {
+    const MISTAKEN: &'static [(&'static str, &'static str)] = &[
+        ("load_optimizer", "optimizer"),
+        ("load_optimizer_state", "optimizer"),
+        ("with_optimizer", "optimizer"),
+    ];
+}
+
+/// Where [`LoadWeightsRequest`] loads to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LoadTarget<'a> {
+    /// A new run of a session.
+    New {
+        /// The session.
+        session_id: &'a SessionId,
+        /// The run's number within it.
+        model_seq_id: i64,
+    },
+    /// A run that is there.
+    Existing {
+        /// The run.
+        model_id: &'a ModelId,
+        /// Order number within the run.
+        seq_id: Option<SeqId>,
+    },
+}
+
+impl LoadWeightsRequest {
+    /// Which of the two forms this is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`] for neither or both.
+    pub fn target(&self) -> Result<LoadTarget<'_>, Error> {
+        match (&self.session_id, self.model_seq_id, &self.model_id) {
+            (Some(session_id), Some(model_seq_id), None) => {
+                Ok(LoadTarget::New { session_id, model_seq_id })
+            }
+            (None, None, Some(model_id)) => {
+                Ok(LoadTarget::Existing { model_id, seq_id: self.seq_id })
+            }
+            _ => Err(Error::value(
+                "load_weights",
+                "wants either `model_id`, or `session_id` and `model_seq_id`",
+            )),
+        }
+    }
+}
+
+/// Result of `load_weights`.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "load_weights")]
+pub struct LoadWeightsResponse {
+    /// What was loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The run that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<ModelId>,
+}
+
+/// Body of `POST weights_info`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct WeightsInfoRequest {
+    /// The checkpoint.
+    pub tinker_path: String,
+}
+
+impl Request for WeightsInfoRequest {
+    const MISTAKEN: &'static [(&'static str, &'static str)] = &[("path", "tinker_path")];
+}
+
+/// Answer of `POST weights_info`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct WeightsInfoResponse {
+    /// What the checkpoint belongs on.
+    pub base_model: String,
+    /// True: it is an adapter.
+    pub is_lora: bool,
+    /// Rank of the adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_rank: Option<u32>,
+    /// The unembedding is adapted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_unembed: Option<bool>,
+    /// The feed-forward layers are adapted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_mlp: Option<bool>,
+    /// The attention layers are adapted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_attn: Option<bool>,
+    /// The optimizer of its run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer_config: Option<OptimizerConfig>,
+}
+
+/// A credential: travels, and is never printed.
+#[derive(Clone, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::json;
+
+    use super::*;
+
+    fn load(body: &str) -> LoadWeightsRequest {
+        json::read(body.as_bytes()).unwrap().request
+    }
+
+    #[test]
+    fn load_weights_has_two_forms() {
+        let request = load(r#"{"session_id": "s", "model_seq_id": 3, "path": "p"}"#);
+        let session_id = &"s".into();
+        assert_eq!(request.target().unwrap(), LoadTarget::New { session_id, model_seq_id: 3 });
+
+        let request = load(r#"{"model_id": "m", "seq_id": 4, "path": "p", "session_id": null}"#);
+        let (model_id, seq_id) = (&"m".into(), Some(SeqId(4)));
+        assert_eq!(request.target().unwrap(), LoadTarget::Existing { model_id, seq_id });
+
+        for body in [r#"{"path": "p"}"#, r#"{"path": "p", "model_id": "m", "session_id": "s"}"#] {
+            assert_eq!(
+                load(body).target().unwrap_err().to_string(),
+                "read load_weights: wants either `model_id`, or `session_id` and `model_seq_id`"
+            );
+        }
+    }
+
+    #[test]
+    fn token_is_not_printed() {
+        let request = load(r#"{"path": "p", "weights_access_token": "eyJsecret"}"#);
+        assert!(!format!("{request:?}").contains("eyJsecret"));
+    }
+}

@@ -1,0 +1,3 @@
+//! What crosses crate borders: the generated protobuf code, and the recorded conversations.
+
+mod generated;
