@@ -69,6 +69,29 @@ impl DecoderConfig {
         self.kv_heads * self.head_dim
     }
 
+    /// What the decoder computes beyond what names and shapes of the weights say; part of the model's digest.
+    ///
+    /// Journals keep digests, so this text never changes for a model that could be served before: a new
+    /// switch is added to it only where the switch is on.
+    pub(crate) fn fingerprint(&self) -> String {
+        use std::fmt::Write as _;
+
+        let mut text = format!(
+            "{} heads {} kv_heads {} rms_eps {:e} embed_scale {:e} attention_scale {:e} rope {:e}",
+            self.family,
+            self.heads,
+            self.kv_heads,
+            self.rms_eps,
+            self.embed_scale,
+            self.attention_scale,
+            self.rope.amplitude,
+        );
+        for frequency in &self.rope.inverse_frequencies {
+            write!(text, " {frequency:e}").expect("a String takes every text");
+        }
+        text
+    }
+
     /// Refuses shapes that no decoder can have; `path` is the `config.json` that says them.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         let refuse = |problem: &str| Err(Error::model(path, problem));

@@ -61,8 +61,12 @@ impl ModelDir {
             return Err(Error::model(path, problem));
         }
         let json = ConfigJson::open(path.join("config.json"))?;
-        let config = families::config(&json)?;
-        let end_tokens = end_tokens(path, &json)?;
+        Self::open_as(path, families::config(&json)?)
+    }
+
+    /// As [`ModelDir::open`], with these switches.
+    pub(crate) fn open_as(path: &Path, config: DecoderConfig) -> Result<Self> {
+        let end_tokens = end_tokens(path)?;
         let mut files = WeightFiles::open(path)?;
         let mut tensors = BTreeMap::new();
         for (name, shape) in expected_tensors(&config) {
@@ -121,7 +125,7 @@ impl ModelDir {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        section(format!("{:?}", self.config).as_bytes());
+        section(self.config.fingerprint().as_bytes());
         for (name, tensor) in &self.tensors {
             section(name.as_bytes());
             section(format!("{:?} {} {}", tensor.dtype, tensor.rows, tensor.cols).as_bytes());
@@ -279,10 +283,14 @@ fn expected_tensors(config: &DecoderConfig) -> Vec<(String, Shape)> {
     tensors
 }
 
-fn end_tokens(dir: &Path, config: &ConfigJson) -> Result<Vec<u32>> {
-    let path = dir.join("generation_config.json");
-    let generation = if path.exists() { Some(ConfigJson::open(path)?) } else { None };
-    let found = generation.iter().chain([config]).find(|json| json.get("eos_token_id").is_some());
+fn end_tokens(dir: &Path) -> Result<Vec<u32>> {
+    let mut found = None;
+    for name in ["generation_config.json", "config.json"] {
+        let path = dir.join(name);
+        if found.is_none() && path.exists() {
+            found = Some(ConfigJson::open(path)?).filter(|json| json.get("eos_token_id").is_some());
+        }
+    }
     let Some(json) = found else { return Ok(Vec::new()) };
     let value = json.get("eos_token_id").unwrap_or(&Value::Null);
     let ids = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);

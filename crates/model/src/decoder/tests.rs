@@ -1,14 +1,21 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 
-use tinsmith_backend::{Backend, PagedSequence, ReferenceBackend, Targets, philox::philox4x32_10};
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use tinsmith_backend::{
+    Backend, Draw, PagedSequence, ReferenceBackend, Targets, philox::philox4x32_10,
+};
 
 use super::Decoder;
 use crate::{
     batch::InferBatch,
     config::{DecoderConfig, rope_table},
+    files::ModelDir,
     golden::{CASES, GRADIENT_TOLERANCE, Golden, LOGPROB_TOLERANCE, Ragged, minus},
-    lora::{Adapter, LoraSpec, PairSet, Site},
+    lora::{Adapter, LoraSpec, PairSet, Projection, Site},
     peft::tensor_name,
+    tensors::bytes_of,
     workspace::Workspace,
 };
 
@@ -30,6 +37,7 @@ on_every_backend!(
     gradients_do_not_depend_on_company,
     gradients_of_some_sites_are_those_of_all,
     inference_has_the_bits_of_training,
+    drawn_logprobs_are_the_scored_ones,
 );
 
 fn logprobs_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
@@ -183,6 +191,39 @@ fn inference_has_the_bits_of_training<B: Backend>(backend: impl Fn() -> B) {
     }
 }
 
+/// The most likely token, drawn from picked rows, has the logprob that scoring gives it; rows of another
+/// adapter, and one row drawn from twice, stand beside it.
+fn drawn_logprobs_are_the_scored_ones<B: Backend>(backend: impl Fn() -> B) {
+    let (golden, mut b) = (Golden::open("qwen3/untied"), backend());
+    let (decoder, adapter) = golden.load(&mut b);
+    let mut ragged = Ragged::default();
+    ragged.push(&golden.sequences[2]);
+    let mut cache = decoder.cache(&mut b, 2).unwrap();
+    let mut workspace = Workspace::new(&mut b, decoder.config()).unwrap();
+    let tokens = [&ragged.tokens[..], &ragged.tokens[..]].concat();
+    let (len, all) = (ragged.tokens.len(), tokens.len());
+    let batch = InferBatch {
+        tokens: &tokens,
+        sequences: vec![
+            PagedSequence { rows: 0..len, position: 0, blocks: &[0] },
+            PagedSequence { rows: len..all, position: 0, blocks: &[1] },
+        ],
+        uses: vec![(len..all, &adapter)],
+    };
+    decoder.infer(&mut b, &mut workspace, &mut cache, &batch).unwrap();
+    let rows = [3, len - 1, len - 1, len + 3, all - 1];
+    let greedy = Draw { temperature: 0.0, top_k: None, top_p: 1.0, uniform: 0.5 };
+    let mut drawn = Vec::new();
+    decoder.sample(&mut b, &mut workspace, (&batch, &rows), &[greedy; 5], &mut drawn).unwrap();
+    assert_eq!(drawn[1], drawn[2]);
+    for (index, row) in rows.into_iter().enumerate() {
+        ragged.targets.fill(drawn[index].token);
+        let adapter = (row >= len).then_some(&adapter);
+        let expected = ragged.forward(&mut b, &decoder, adapter)[row % len];
+        assert_eq!(drawn[index].logprob.to_bits(), expected.to_bits(), "row {row}");
+    }
+}
+
 /// Every switch moves the logprobs far beyond the tolerance, so the golden files see each of them.
 #[test]
 fn every_switch_matters() {
@@ -204,6 +245,45 @@ fn every_switch_matters() {
     check("qwen3/tied", "embed_scale", |config| config.embed_scale = 8.0);
     check("qwen3/tied", "attention_scale", |config| config.attention_scale = 1.0);
     check("qwen3/untied", "tie_embeddings", |config| config.tie_embeddings = true);
+}
+
+/// A bias is read where the switch asks for one: zeros change nothing, others do.
+#[test]
+fn biases_are_added() {
+    let golden = Golden::open("qwen3/tied");
+    let mut ragged = Ragged::default();
+    ragged.push(&golden.sequences[0]);
+    let logprobs = |bias: f32| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(golden.path.join("config.json"), dir.path().join("config.json")).unwrap();
+        let mut config = golden.dir.config().clone();
+        config.qkv_bias = true;
+        add_biases(&golden, &config, bias, &dir.path().join("model.safetensors"));
+        let (mut b, dir) = (ReferenceBackend, ModelDir::open_as(dir.path(), config).unwrap());
+        let decoder = Decoder::load(&mut b, &dir).unwrap();
+        ragged.forward(&mut b, &decoder, None)
+    };
+    let plain = &golden.sequences[0].base_logprobs;
+    assert!(farthest(&logprobs(0.0), plain) < LOGPROB_TOLERANCE);
+    assert!(farthest(&logprobs(0.3), plain) > 100.0 * LOGPROB_TOLERANCE);
+}
+
+fn add_biases(golden: &Golden, config: &DecoderConfig, bias: f32, to: &Path) {
+    let bytes = std::fs::read(golden.path.join("model.safetensors")).unwrap();
+    let mut tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let biases: Vec<_> = (0..config.layers)
+        .flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
+        .filter(|(_, projection)| projection.has_bias(config))
+        .map(|(layer, projection)| {
+            let name = format!("{}.bias", projection.module(config, layer));
+            (name, bytes_of(&vec![bias; projection.shape(config).0]))
+        })
+        .collect();
+    for (name, bytes) in &biases {
+        let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).unwrap();
+        tensors.push((name.clone(), view));
+    }
+    safetensors::serialize_to_file(tensors, None, to).unwrap();
 }
 
 /// Central differences, fourth order, through the whole decoder, at two elements of each matrix.
