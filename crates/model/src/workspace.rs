@@ -222,3 +222,58 @@ pub(crate) fn activation_bytes(config: &DecoderConfig, tokens: usize, max_rank: 
     let gradients = 2 * hidden + 3 * q + 3 * kv + 3 * ffn;
     size_of::<f32>() * tokens * (config.layers * layer + stream + gradients)
 }
+
+#[cfg(test)]
+mod tests {
+    use tinsmith_backend::{ReferenceBackend, reference::Rows};
+
+    use super::*;
+    use crate::{
+        decoder::Decoder,
+        golden::{Golden, Ragged, minus},
+        lora::{Adapter, LoraSpec, PairSet},
+    };
+
+    /// A long step and then a short one use what was planned for each.
+    #[test]
+    fn steps_use_the_planned_memory() {
+        let (golden, mut b) = (Golden::open("qwen3/untied"), ReferenceBackend);
+        let decoder = Decoder::load(&mut b, &golden.dir).unwrap();
+        let spec =
+            LoraSpec { rank: 6, seed: 0, train_attn: true, train_mlp: true, train_unembed: true };
+        let adapter = Adapter::new(&mut b, decoder.config(), spec).unwrap();
+        let mut gradient = PairSet::zeros(&mut b, &adapter).unwrap();
+        let mut workspace = Workspace::new(&mut b, decoder.config()).unwrap();
+        for sequence in [&golden.sequences[3], &golden.sequences[2]] {
+            let mut ragged = Ragged::default();
+            ragged.push(sequence);
+            let tokens = ragged.tokens.len();
+            let weights = vec![1.0; tokens];
+            let group = ragged.group(0..tokens, &adapter, Some(&mut gradient));
+            let mut batch = ragged.batch(vec![group]);
+            decoder
+                .forward_backward(&mut b, &mut workspace, &mut batch, &mut |rows, _, out| {
+                    minus(out, &weights[rows]);
+                })
+                .unwrap();
+            assert_eq!(used_bytes(&workspace), decoder.activation_bytes(tokens, spec.rank));
+        }
+    }
+
+    fn used_bytes(workspace: &Workspace<ReferenceBackend>) -> usize {
+        let Stream { x, normed, q, k, gated, picked, picked_normed } = &workspace.stream;
+        let mut buffers: Vec<&Rows> = vec![x, normed, q, k, gated, picked, picked_normed];
+        for state in &workspace.layers {
+            let LayerState { input, q, k, v, attention, lse, middle, gate, up, hidden } = state;
+            buffers.extend([input, q, k, v, attention, lse, middle, gate, up]);
+            buffers.extend(hidden);
+        }
+        let Gradients { dx, dnormed, dq_rotated, dk_rotated, dq, dk, dv, dattention, .. } =
+            workspace.gradients.as_ref().unwrap();
+        buffers.extend([dx, dnormed, dq_rotated, dk_rotated, dq, dk, dv, dattention]);
+        let Gradients { dgated, dgate, dup, .. } = workspace.gradients.as_ref().unwrap();
+        buffers.extend([dgated, dgate, dup]);
+        let numbers: usize = buffers.iter().map(|buffer| buffer.values().len()).sum();
+        numbers * size_of::<f32>()
+    }
+}

@@ -88,7 +88,9 @@ impl<B: Backend> Decoder<B> {
         back.b.gated_backward(dgate, dup, dgated, &state.gate, &state.up, activation);
         back.b.rms_norm(&mut stream.normed, &state.middle, &weights.mlp_norm, self.config.rms_eps);
         let flows = layer > 0 || back.attention;
-        back.b.zero(dnormed);
+        if flows {
+            back.b.zero(dnormed);
+        }
         for (projection, dy) in [(Projection::Gate, &*dgate), (Projection::Up, &*dup)] {
             let dx = flows.then_some(&mut *dnormed);
             self.linear_backward(back, (layer, projection, state), dx, dy, &stream.normed);
@@ -135,7 +137,9 @@ impl<B: Backend> Decoder<B> {
 
         back.b.rms_norm(&mut stream.normed, &state.input, norm, eps);
         let flows = layer > 0;
-        back.b.zero(dnormed);
+        if flows {
+            back.b.zero(dnormed);
+        }
         let outputs = [(Projection::Q, &*dq), (Projection::K, &*dk), (Projection::V, &*dv)];
         for (projection, dy) in outputs {
             let dx = flows.then_some(&mut *dnormed);

@@ -1,5 +1,5 @@
 use serde_json::{Map, Value, json};
-use tinsmith_backend::{Backend, ReferenceBackend};
+use tinsmith_backend::{Backend, ReferenceBackend, philox::philox4x32_10};
 
 use super::{CONFIG, Files, WEIGHTS};
 use crate::{
@@ -190,6 +190,29 @@ fn training_state_survives() {
          `first.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` has shape [2, 40], but \
          [3, 40] is asked for"
     );
+}
+
+/// Files come from strangers: whatever stands in them, reading ends in an adapter or an error.
+#[test]
+fn damaged_files_never_panic() {
+    let (golden, mut b) = (Golden::open("qwen3/tied"), ReferenceBackend);
+    let files = golden.adapter_files();
+    let mut refused = 0;
+    for round in 0..2000 {
+        let [at, value, cut, which] = philox4x32_10([round, 0, 0, 0], [4, 2]);
+        let mut damaged = files.clone();
+        let bytes =
+            damaged.get_mut(if which.is_multiple_of(4) { CONFIG } else { WEIGHTS }).unwrap();
+        // Mostly the header, now and then anywhere.
+        let end = if which.is_multiple_of(7) { bytes.len() } else { bytes.len().min(4096) };
+        bytes[at as usize % end] = value.to_le_bytes()[0];
+        if cut.is_multiple_of(10) {
+            bytes.truncate(cut as usize % bytes.len());
+        }
+        let read = super::read_adapter(&mut b, golden.dir.config(), &damaged);
+        refused += usize::from(read.is_err());
+    }
+    assert!(refused > 1000, "only {refused} were refused");
 }
 
 fn tensors(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<u8>)> {
