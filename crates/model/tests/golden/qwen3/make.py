@@ -11,6 +11,7 @@ A case is a model directory with an adapter that PEFT saved and `expected.safete
     grad.<PEFT's name>         of sum(-logprob * weight), for every LoRA matrix
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def make(name, case, seed):
     model.peft_config["default"].base_model_name_or_path = f"golden/{name}"
     model.save_pretrained(path / "adapter", save_embedding_layers=case["embedding"])
     (path / "adapter" / "README.md").unlink(missing_ok=True)
+    sort_modules(path / "adapter" / "adapter_config.json")
 
     loss = sum(-(logprobs(model, tokens[i], targets[i]) * weight).sum() for i, weight in zip(TRAINED, weights))
     loss.backward()
@@ -127,6 +129,13 @@ def make(name, case, seed):
     save_file(expected, path / "expected.safetensors")
     moved = (expected["logprobs"] - expected["base_logprobs"]).abs().max()
     print(f"{name}: loss {loss.item():.6f}, the adapter moves logprobs by up to {moved:.3f}")
+
+
+def sort_modules(path):
+    """PEFT writes a set; the order is fixed here so that making again changes nothing."""
+    config = json.loads(path.read_text())
+    config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def rope(config):
