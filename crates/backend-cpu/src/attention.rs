@@ -1,0 +1,434 @@
+//! Causal attention over tiles of keys, the same for training, chunked prefill and decode.
+//!
+//! A tile of one key-value head is K transposed `[head_dim][32]`, so that lanes are keys, then V
+//! `[32][head_dim padded]`. Scores are one chain over `head_dim`; the online softmax (Milakov and
+//! Gimelshein 2018) visits tiles in order; a masked key adds an exact zero and a tile that is masked
+//! whole changes nothing, so the grouping of queries cannot be seen in the bits.
+
+use std::ops::Range;
+
+use tinsmith_backend::{ATTENTION_TILE, AttentionShape, PagedSequence, Qkv, Result};
+
+use crate::{
+    CpuBackend,
+    buffer::{Buffer, Rows, View, ViewMut, padded, with_scratch},
+    gemm::{Fold, Multiply},
+    lanes::{Kernel, LANES, Lanes},
+    math,
+};
+
+/// Keys and values of every layer: `[block][layer][kv head]` tiles.
+#[derive(Debug)]
+pub struct Cache {
+    data: Buffer,
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Cache {
+    pub(crate) fn new(blocks: usize, layers: usize, shape: &AttentionShape) -> Result<Self> {
+        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
+        let data = Buffer::zeros(blocks * layers * kv_heads * tile_floats(head_dim))?;
+        Ok(Self { data, layers, kv_heads, head_dim })
+    }
+
+    pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
+        let floats = self.block_floats();
+        let (from, to) = (from as usize * floats, to as usize * floats);
+        self.data.floats_mut().copy_within(from..from + floats, to);
+    }
+
+    fn block_floats(&self) -> usize {
+        self.layers * self.kv_heads * tile_floats(self.head_dim)
+    }
+
+    /// Block `b` of a layer begins in row `b`.
+    fn layer_offset(&self, layer: usize) -> usize {
+        layer * self.kv_heads * tile_floats(self.head_dim)
+    }
+
+    fn holds(&self, blocks: &[u32], tokens: usize) -> bool {
+        let count = self.data.floats().len() / self.block_floats().max(1);
+        tokens <= blocks.len() * ATTENTION_TILE && blocks.iter().all(|&b| (b as usize) < count)
+    }
+}
+
+/// Floats of one tile of one key-value head.
+fn tile_floats(head_dim: usize) -> usize {
+    ATTENTION_TILE * (head_dim + padded(head_dim))
+}
+
+/// Writes one token's key and value into a tile.
+///
+/// # Safety
+///
+/// The pointers reach a tile and `head_dim` floats.
+unsafe fn write_token(tile: *mut f32, slot: usize, (k, v): (*const f32, *const f32), dim: usize) {
+    for d in 0..dim {
+        *tile.add(d * ATTENTION_TILE + slot) = *k.add(d);
+    }
+    let values = tile.add(ATTENTION_TILE * dim + slot * padded(dim));
+    std::ptr::copy_nonoverlapping(v, values, dim);
+}
+
+pub(crate) fn cache_write(
+    cpu: &CpuBackend,
+    cache: &mut Cache,
+    layer: usize,
+    (k, v): (&Rows, &Rows),
+    sequences: &[PagedSequence<'_>],
+) {
+    let (dim, kv_heads, stride) = (cache.head_dim, cache.kv_heads, cache.block_floats());
+    assert!(k.features == kv_heads * dim && v.features == kv_heads * dim, "shapes fit");
+    for sequence in sequences {
+        let end = sequence.position + sequence.rows.len();
+        assert!(cache.holds(sequence.blocks, end), "blocks hold the sequence");
+        assert!(sequence.rows.end <= k.rows && sequence.rows.end <= v.rows, "rows exist");
+    }
+    let offset = cache.layer_offset(layer);
+    let to = ViewMut { pointer: cache.data.pointer_mut(), stride };
+    let work = k.rows * k.features * 4;
+    cpu.pool.run_sized(kv_heads, work, &|head| {
+        for sequence in sequences {
+            for (i, row) in sequence.rows.clone().enumerate() {
+                let position = sequence.position + i;
+                let block = sequence.blocks[position / ATTENTION_TILE] as usize;
+                // SAFETY: blocks and rows were looked at above; each head is one task's own.
+                unsafe {
+                    let tile = to.at(block, offset + head * tile_floats(dim));
+                    let token = (k.view().at(row, head * dim), v.view().at(row, head * dim));
+                    write_token(tile, position % ATTENTION_TILE, token, dim);
+                }
+            }
+        }
+    });
+}
+
+pub(crate) fn attention(
+    cpu: &mut CpuBackend,
+    (out, lse): (&mut Rows, &mut Rows),
+    qkv: &Qkv<'_, CpuBackend>,
+    sequences: &[Range<usize>],
+    shape: &AttentionShape,
+) {
+    lse.reshape(qkv.q.rows, shape.heads);
+    let (dim, stride) = (shape.head_dim, shape.kv_heads * tile_floats(shape.head_dim));
+    let (k, v) = (qkv.k, qkv.v);
+    assert!(k.features == shape.kv_heads * dim && v.features == k.features, "shapes fit");
+    let mut tiles = Vec::new();
+    let mut firsts = Vec::new();
+    for rows in sequences {
+        assert!(rows.end <= k.rows && rows.end <= v.rows, "rows exist");
+        firsts.push(tiles.len());
+        let starts = rows.clone().step_by(ATTENTION_TILE);
+        tiles.extend(starts.map(|start| start..rows.end.min(start + ATTENTION_TILE)));
+    }
+    cpu.packed.grow(tiles.len() * stride);
+    let to = ViewMut { pointer: cpu.packed.pointer_mut(), stride };
+    cpu.pool.run_sized(tiles.len(), k.rows * k.features * 8, &|tile| {
+        for head in 0..shape.kv_heads {
+            for (slot, row) in tiles[tile].clone().enumerate() {
+                // SAFETY: the buffer has a place for each tile; each tile is one task's own.
+                unsafe {
+                    let to = to.at(tile, head * tile_floats(dim));
+                    let token = (k.view().at(row, head * dim), v.view().at(row, head * dim));
+                    write_token(to, slot, token, dim);
+                }
+            }
+        }
+    });
+    let packed = View { pointer: cpu.packed.pointer(), stride };
+    let parts = sequences.iter().zip(&firsts).map(|(rows, &first)| {
+        // SAFETY: the sequence's tiles begin there.
+        let base = unsafe { packed.skip_rows(first) };
+        Part { rows: rows.clone(), position: 0, tiles: Tiles { base, blocks: None } }
+    });
+    let parts = parts.collect::<Vec<_>>();
+    attend(cpu, (out, Some(lse)), qkv.q, &parts, shape);
+}
+
+pub(crate) fn attention_paged(
+    cpu: &CpuBackend,
+    out: &mut Rows,
+    q: &Rows,
+    (cache, layer): (&Cache, usize),
+    sequences: &[PagedSequence<'_>],
+    shape: &AttentionShape,
+) {
+    assert!((cache.kv_heads, cache.head_dim) == (shape.kv_heads, shape.head_dim), "shapes fit");
+    // SAFETY: the layer's tiles lie in the cache.
+    let pointer = unsafe { cache.data.pointer().add(cache.layer_offset(layer)) };
+    let base = View { pointer, stride: cache.block_floats() };
+    let parts = sequences.iter().map(|sequence| {
+        let end = sequence.position + sequence.rows.len();
+        assert!(cache.holds(sequence.blocks, end), "blocks hold the sequence");
+        Part {
+            rows: sequence.rows.clone(),
+            position: sequence.position,
+            tiles: Tiles { base, blocks: Some(sequence.blocks) },
+        }
+    });
+    attend(cpu, (out, None), q, &parts.collect::<Vec<_>>(), shape);
+}
+
+/// One sequence's queries in a step, and where its keys are.
+struct Part<'a> {
+    rows: Range<usize>,
+    position: usize,
+    tiles: Tiles<'a>,
+}
+
+/// Tile `i` stands in row `blocks[i]`, or in row `i`.
+#[derive(Clone, Copy)]
+struct Tiles<'a> {
+    base: View,
+    blocks: Option<&'a [u32]>,
+}
+
+/// Queries that one task takes through the tiles together: whole groups of every microkernel.
+const QUERIES: usize = 48;
+
+fn attend(
+    cpu: &CpuBackend,
+    (out, lse): (&mut Rows, Option<&mut Rows>),
+    q: &Rows,
+    parts: &[Part<'_>],
+    shape: &AttentionShape,
+) {
+    let dim = shape.head_dim;
+    assert!(q.features == shape.heads * dim && out.features == q.features, "shapes fit");
+    assert!(out.rows == q.rows && parts.iter().all(|part| part.rows.end <= q.rows), "rows exist");
+    let mut tasks = Vec::new();
+    let mut keys = 0;
+    for part in parts {
+        for start in (0..part.rows.len()).step_by(QUERIES) {
+            let end = part.rows.len().min(start + QUERIES);
+            keys += (end - start) * (part.position + end);
+            tasks.extend((0..shape.kv_heads).map(|head| (part, start..end, head)));
+        }
+    }
+    // The long ones first, so that no thread is left with one at the end.
+    tasks.reverse();
+    let (out, lse) = (out.view_mut(), lse.map(Rows::view_mut));
+    let target = Target { q: q.view(), out, lse, shape };
+    let work = keys * shape.heads * 2 * (dim + LANES);
+    cpu.pool.run_sized(tasks.len(), work, &|i| {
+        let (part, queries, head) = &tasks[i];
+        with_scratch(Scratch::floats(dim), |scratch| {
+            // SAFETY: shapes and rows were compared above; rows and heads are one task's own.
+            unsafe { target.run(cpu, part, queries.clone(), *head, scratch) };
+        });
+    });
+}
+
+/// What all tasks of an op share.
+struct Target<'a> {
+    q: View,
+    out: ViewMut,
+    lse: Option<ViewMut>,
+    shape: &'a AttentionShape,
+}
+
+impl Target<'_> {
+    /// Queries of one token are grouped by head, others by token.
+    unsafe fn run(
+        &self,
+        cpu: &CpuBackend,
+        part: &Part<'_>,
+        queries: Range<usize>,
+        kv_head: usize,
+        scratch: *mut f32,
+    ) {
+        let (dim, group) = (self.shape.head_dim, self.shape.heads / self.shape.kv_heads);
+        let heads = kv_head * group..(kv_head + 1) * group;
+        let row = part.rows.start + queries.start;
+        let by_head = queries.len() == 1;
+        let (step, count) = if by_head { (QUERIES, 1) } else { (1, queries.len()) };
+        for head in heads.clone().step_by(step) {
+            let rows = if by_head { QUERIES.min(heads.end - head) } else { count };
+            let (q_step, out_step) =
+                if by_head { (dim, dim) } else { (self.q.stride, self.out.stride) };
+            cpu.path.run(Attend {
+                q: View { pointer: self.q.at(row, head * dim), stride: q_step },
+                out: ViewMut { pointer: self.out.at(row, head * dim), stride: out_step },
+                lse: self.lse.map(|lse| ViewMut {
+                    pointer: lse.at(row, head),
+                    stride: if by_head { 1 } else { lse.stride },
+                }),
+                rows,
+                position: part.position + queries.start,
+                position_step: usize::from(!by_head),
+                tiles: part.tiles,
+                tile_offset: kv_head * tile_floats(dim),
+                dim,
+                scale: self.shape.scale,
+                scratch: Scratch::new(scratch, dim),
+            });
+        }
+    }
+}
+
+/// Running state of a group of queries.
+#[derive(Clone, Copy)]
+struct Scratch {
+    scores: *mut f32,
+    sums: *mut f32,
+    greatest: *mut f32,
+    totals: *mut f32,
+    decays: *mut f32,
+}
+
+impl Scratch {
+    fn floats(dim: usize) -> usize {
+        QUERIES * (ATTENTION_TILE + padded(dim) + 3)
+    }
+
+    /// # Safety
+    ///
+    /// The pointer reaches that many floats.
+    unsafe fn new(scratch: *mut f32, dim: usize) -> Self {
+        let sums = scratch.add(QUERIES * ATTENTION_TILE);
+        let greatest = sums.add(QUERIES * padded(dim));
+        let totals = greatest.add(QUERIES);
+        Self { scores: scratch, sums, greatest, totals, decays: totals.add(QUERIES) }
+    }
+}
+
+/// Attention of a group of queries, row `i` at `position + i * position_step`.
+struct Attend<'a> {
+    q: View,
+    out: ViewMut,
+    lse: Option<ViewMut>,
+    rows: usize,
+    position: usize,
+    position_step: usize,
+    tiles: Tiles<'a>,
+    tile_offset: usize,
+    dim: usize,
+    scale: f32,
+    scratch: Scratch,
+}
+
+impl Kernel for Attend<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let (scratch, wide) = (self.scratch, padded(self.dim));
+        std::slice::from_raw_parts_mut(scratch.sums, self.rows * wide).fill(0.0);
+        std::slice::from_raw_parts_mut(scratch.greatest, QUERIES).fill(f32::NEG_INFINITY);
+        std::slice::from_raw_parts_mut(scratch.totals, QUERIES).fill(0.0);
+        std::slice::from_raw_parts_mut(scratch.decays, QUERIES).fill(0.0);
+        let tokens = self.position + self.position_step * (self.rows - 1) + 1;
+        for tile in 0..tokens.div_ceil(ATTENTION_TILE) {
+            let row = self.tiles.blocks.map_or(tile, |blocks| blocks[tile] as usize);
+            let keys = self.tiles.base.at(row, self.tile_offset);
+            let scores = ViewMut { pointer: scratch.scores, stride: ATTENTION_TILE };
+            L::call(Multiply {
+                a: self.q.pointer,
+                a_row: self.q.stride,
+                a_k: 1,
+                b: keys,
+                b_panel: LANES,
+                b_k: ATTENTION_TILE,
+                k: self.dim,
+                rows: self.rows,
+                panels: ATTENTION_TILE / LANES,
+                out: scores,
+                fold: Fold::Store,
+            });
+            self.softmax::<L>(tile * ATTENTION_TILE);
+            L::call(Multiply {
+                a: scratch.scores,
+                a_row: ATTENTION_TILE,
+                a_k: 1,
+                b: keys.add(ATTENTION_TILE * self.dim),
+                b_panel: LANES,
+                b_k: wide,
+                k: ATTENTION_TILE.min(tokens - tile * ATTENTION_TILE),
+                rows: self.rows,
+                panels: wide / LANES,
+                out: ViewMut { pointer: scratch.sums, stride: wide },
+                fold: Fold::Decayed(scratch.decays),
+            });
+        }
+        self.finish::<L>();
+    }
+}
+
+impl Attend<'_> {
+    /// Scores of a tile become exponentials; the running maximum, total and decay follow.
+    #[inline(always)]
+    unsafe fn softmax<L: Lanes>(&self, first_key: usize) {
+        let scratch = self.scratch;
+        for i in 0..self.rows {
+            let keys = (self.position + i * self.position_step + 1).saturating_sub(first_key);
+            let (scores, greatest) =
+                (scratch.scores.add(i * ATTENTION_TILE), scratch.greatest.add(i));
+            let [a, b] = scaled_scores::<L>(scores, self.scale, keys);
+            a.store(scores);
+            b.store(scores.add(LANES));
+            let top = a.max(b).greatest();
+            let new = if *greatest > top { *greatest } else { top };
+            *scratch.decays.add(i) = *greatest - new;
+            *greatest = new;
+        }
+        for i in (0..self.rows).step_by(LANES) {
+            math::exp(L::load(scratch.decays.add(i))).store(scratch.decays.add(i));
+        }
+        for i in 0..self.rows {
+            let scores = scratch.scores.add(i * ATTENTION_TILE);
+            let greatest = L::splat(*scratch.greatest.add(i));
+            let a = math::exp(L::load(scores).sub(greatest));
+            let b = math::exp(L::load(scores.add(LANES)).sub(greatest));
+            a.store(scores);
+            b.store(scores.add(LANES));
+            let total = scratch.totals.add(i);
+            *total = *total * *scratch.decays.add(i) + a.add(b).sum();
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish<L: Lanes>(&self) {
+        let wide = padded(self.dim);
+        for i in 0..self.rows {
+            let total = *self.scratch.totals.add(i);
+            let mut d = 0;
+            while d < self.dim {
+                let sum = L::load(self.scratch.sums.add(i * wide + d));
+                sum.div(L::splat(total)).store_head(self.out.at(i, d), self.dim - d);
+                d += LANES;
+            }
+            if let Some(lse) = self.lse {
+                *lse.at(i, 0) = *self.scratch.greatest.add(i) + math::log(total);
+            }
+        }
+    }
+}
+
+/// `scale * scores` of the first `keys` keys of a tile; minus infinity for the rest.
+#[inline(always)]
+pub(crate) unsafe fn scaled_scores<L: Lanes>(
+    scores: *const f32,
+    scale: f32,
+    keys: usize,
+) -> [L; 2] {
+    const NUMBERS: [f32; 32] = {
+        let mut numbers = [0.0; 32];
+        let mut i = 0;
+        while i < 32 {
+            numbers[i] = i as f32;
+            i += 1;
+        }
+        numbers
+    };
+    let scale = L::splat(scale);
+    let (a, b) = (L::load(scores).mul(scale), L::load(scores.add(LANES)).mul(scale));
+    if keys >= ATTENTION_TILE {
+        return [a, b];
+    }
+    let (keys, masked) = (L::splat(keys as f32), L::splat(f32::NEG_INFINITY));
+    [
+        L::load(NUMBERS.as_ptr()).select_less(keys, a, masked),
+        L::load(NUMBERS.as_ptr().add(LANES)).select_less(keys, b, masked),
+    ]
+}

@@ -1,0 +1,451 @@
+//! Memory: floats that start on cache lines, rows padded to whole vectors, packed weights.
+//!
+//! Rows stand `stride` floats apart, their features rounded up to sixteen. What stands in the padding
+//! is unspecified: no op lets it reach a feature.
+
+use std::{cell::Cell, fmt, ops::Range, sync::OnceLock};
+
+use half::{bf16, f16};
+use tinsmith_backend::{Dtype, Error, RawMatrix, Result};
+
+use crate::{lanes::LANES, pool::Pool};
+
+/// One cache line, one vector.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+/// Floats on cache lines. Growing keeps memory; new floats are zero.
+#[derive(Clone, Default)]
+pub(crate) struct Buffer(Vec<Line>);
+
+impl Buffer {
+    pub(crate) fn zeros(floats: usize) -> Result<Self> {
+        let mut buffer = Self::default();
+        buffer.try_grow(floats)?;
+        Ok(buffer)
+    }
+
+    pub(crate) fn try_grow(&mut self, floats: usize) -> Result<()> {
+        let lines = floats.div_ceil(LANES);
+        if lines > self.0.len() {
+            self.0
+                .try_reserve_exact(lines - self.0.len())
+                .map_err(|_| Error::OutOfMemory { bytes: lines * size_of::<Line>() })?;
+            self.0.resize(lines, Line([0.0; LANES]));
+        }
+        Ok(())
+    }
+
+    /// Makes room for at least `floats` floats.
+    pub(crate) fn grow(&mut self, floats: usize) {
+        let lines = floats.div_ceil(LANES);
+        if lines > self.0.len() {
+            self.0.resize(lines, Line([0.0; LANES]));
+        }
+    }
+
+    pub(crate) fn pointer(&self) -> *const f32 {
+        self.0.as_ptr().cast()
+    }
+
+    pub(crate) fn pointer_mut(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
+    }
+
+    pub(crate) fn floats(&self) -> &[f32] {
+        // SAFETY: lines are arrays of floats without padding, and all are initialized.
+        unsafe { std::slice::from_raw_parts(self.pointer(), self.0.len() * LANES) }
+    }
+
+    pub(crate) fn floats_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `floats`, and the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer_mut(), self.0.len() * LANES) }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} floats", self.0.len() * LANES)
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Buffer> = const { Cell::new(Buffer(Vec::new())) };
+}
+
+/// Lends this thread's scratch, with at least `floats` floats of any content.
+pub(crate) fn with_scratch<R>(floats: usize, work: impl FnOnce(*mut f32) -> R) -> R {
+    SCRATCH.with(|cell| {
+        let mut buffer = cell.take();
+        buffer.grow(floats);
+        let result = work(buffer.pointer_mut());
+        cell.set(buffer);
+        result
+    })
+}
+
+/// Features, rounded up to whole vectors.
+pub(crate) fn padded(features: usize) -> usize {
+    features.next_multiple_of(LANES)
+}
+
+/// A matrix that tasks read.
+#[derive(Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) pointer: *const f32,
+    pub(crate) stride: usize,
+}
+
+// SAFETY: a view is an address; whoever reads through it answers for what stands there.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// The matrix without its first rows.
+    ///
+    /// # Safety
+    ///
+    /// It has that many rows.
+    pub(crate) unsafe fn skip_rows(self, rows: usize) -> Self {
+        Self { pointer: self.at(rows, 0), stride: self.stride }
+    }
+
+    /// # Safety
+    ///
+    /// The element lies in the matrix.
+    #[inline(always)]
+    pub(crate) unsafe fn at(self, row: usize, column: usize) -> *const f32 {
+        self.pointer.add(row * self.stride + column)
+    }
+}
+
+/// A matrix that tasks write, each its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct ViewMut {
+    pub(crate) pointer: *mut f32,
+    pub(crate) stride: usize,
+}
+
+// SAFETY: a view is an address; whoever writes through it answers for who else does.
+unsafe impl Send for ViewMut {}
+// SAFETY: as above.
+unsafe impl Sync for ViewMut {}
+
+impl ViewMut {
+    /// The matrix without its first rows.
+    ///
+    /// # Safety
+    ///
+    /// It has that many rows.
+    pub(crate) unsafe fn skip_rows(self, rows: usize) -> Self {
+        Self { pointer: self.at(rows, 0), stride: self.stride }
+    }
+
+    /// # Safety
+    ///
+    /// The element lies in the matrix.
+    #[inline(always)]
+    pub(crate) unsafe fn at(self, row: usize, column: usize) -> *mut f32 {
+        self.pointer.add(row * self.stride + column)
+    }
+}
+
+/// A place for each task's result.
+pub(crate) struct Cells<T>(pub(crate) *mut T);
+
+// SAFETY: each task writes its own cells, which the slice's owner reads after the tasks.
+unsafe impl<T: Send> Sync for Cells<T> {}
+
+impl<T> Cells<T> {
+    pub(crate) fn new(cells: &mut [T]) -> Self {
+        Self(cells.as_mut_ptr())
+    }
+
+    /// # Safety
+    ///
+    /// The cell lies in the slice, and is this task's.
+    pub(crate) unsafe fn put(&self, index: usize, value: T) {
+        *self.0.add(index) = value;
+    }
+}
+
+/// Activations, `[rows, features]`.
+#[derive(Debug)]
+pub struct Rows {
+    pub(crate) data: Buffer,
+    pub(crate) rows: usize,
+    pub(crate) features: usize,
+    pub(crate) stride: usize,
+}
+
+impl Rows {
+    pub(crate) fn new(rows: usize, features: usize) -> Result<Self> {
+        let stride = padded(features);
+        Ok(Self { data: Buffer::zeros(rows * stride)?, rows, features, stride })
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self { data: Buffer::default(), rows: 0, features: 0, stride: 0 }
+    }
+
+    /// Takes another shape; contents become unspecified.
+    pub(crate) fn reshape(&mut self, rows: usize, features: usize) {
+        (self.rows, self.features, self.stride) = (rows, features, padded(features));
+        self.data.grow(rows * self.stride);
+    }
+
+    pub(crate) fn view(&self) -> View {
+        View { pointer: self.data.pointer(), stride: self.stride }
+    }
+
+    pub(crate) fn view_mut(&mut self) -> ViewMut {
+        ViewMut { pointer: self.data.pointer_mut(), stride: self.stride }
+    }
+
+    /// Features of one row.
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
+        &self.data.floats()[row * self.stride..][..self.features]
+    }
+
+    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.data.floats_mut()[row * self.stride..][..self.features]
+    }
+
+    pub(crate) fn read(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.rows * self.features);
+        for row in 0..self.rows {
+            values.extend_from_slice(self.row(row));
+        }
+        values
+    }
+
+    pub(crate) fn write(&mut self, values: &[f32]) {
+        assert_eq!(values.len(), self.rows * self.features, "values fill the buffer");
+        for row in 0..self.rows {
+            let from = &values[row * self.features..][..self.features];
+            self.row_mut(row).copy_from_slice(from);
+        }
+    }
+
+    pub(crate) fn zero(&mut self) {
+        let used = self.rows * self.stride;
+        self.data.floats_mut()[..used].fill(0.0);
+    }
+}
+
+/// A frozen vector.
+#[derive(Debug)]
+pub struct Vector {
+    pub(crate) data: Buffer,
+}
+
+impl Vector {
+    pub(crate) fn new(raw: &RawMatrix<'_>) -> Result<Self> {
+        let mut data = Buffer::zeros(raw.rows * raw.cols)?;
+        for (i, value) in data.floats_mut()[..raw.rows * raw.cols].iter_mut().enumerate() {
+            *value = decode(raw, i);
+        }
+        Ok(Self { data })
+    }
+}
+
+/// A frozen matrix `[outputs, inputs]` in panels of sixteen outputs: `[panel][input][16]`.
+#[derive(Debug)]
+pub struct Weight {
+    panels: Buffer,
+    transposed: OnceLock<Buffer>,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+}
+
+impl Weight {
+    pub(crate) fn new(raw: &RawMatrix<'_>, pool: &Pool) -> Result<Self> {
+        let (outputs, inputs) = (raw.rows, raw.cols);
+        assert_eq!(raw.bytes.len(), outputs * inputs * raw.dtype.size(), "bytes fit the shape");
+        let mut panels = Buffer::zeros(padded(outputs) * inputs)?;
+        let to = ViewMut { pointer: panels.pointer_mut(), stride: inputs * LANES };
+        pool.run(outputs.div_ceil(LANES), &|panel| {
+            for lane in 0..LANES.min(outputs - panel * LANES) {
+                let first = (panel * LANES + lane) * inputs;
+                for input in 0..inputs {
+                    // SAFETY: the panel lies in the buffer and belongs to this task alone.
+                    unsafe { *to.at(panel, input * LANES + lane) = decode(raw, first + input) };
+                }
+            }
+        });
+        Ok(Self { panels, transposed: OnceLock::new(), outputs, inputs })
+    }
+
+    /// Panel `p` stands in row `p`.
+    pub(crate) fn panels(&self) -> View {
+        View { pointer: self.panels.pointer(), stride: self.inputs * LANES }
+    }
+
+    /// The matrix `[inputs, outputs]` in the same layout, made when first asked for.
+    pub(crate) fn transposed(&self, pool: &Pool) -> View {
+        let transposed = self.transposed.get_or_init(|| self.transpose(pool));
+        View { pointer: transposed.pointer(), stride: self.outputs * LANES }
+    }
+
+    fn transpose(&self, pool: &Pool) -> Buffer {
+        let mut transposed = Buffer::default();
+        transposed.grow(padded(self.inputs) * self.outputs);
+        let to = ViewMut { pointer: transposed.pointer_mut(), stride: self.outputs * LANES };
+        let from = self.panels();
+        pool.run(self.inputs.div_ceil(LANES), &|panel| {
+            for output in 0..self.outputs {
+                for lane in 0..LANES.min(self.inputs - panel * LANES) {
+                    let input = panel * LANES + lane;
+                    // SAFETY: both elements lie in their buffers; the panel belongs to this task.
+                    unsafe {
+                        *to.at(panel, output * LANES + lane) =
+                            *from.at(output / LANES, input * LANES + output % LANES);
+                    }
+                }
+            }
+        });
+        transposed
+    }
+
+    /// Calls `put(input, value)` for each input of one output.
+    pub(crate) fn visit_row(&self, output: usize, to: &mut [f32], scale: f32) {
+        assert!(output < self.outputs, "the token is in the table");
+        if let Some(transposed) = self.transposed.get() {
+            for (panel, part) in to.chunks_mut(LANES).enumerate() {
+                let from = &transposed.floats()[(panel * self.outputs + output) * LANES..];
+                for (to, from) in part.iter_mut().zip(from) {
+                    *to = scale * from;
+                }
+            }
+        } else {
+            let from = &self.panels.floats()[output / LANES * self.inputs * LANES..];
+            let column = from[output % LANES..].iter().step_by(LANES);
+            for (to, from) in to.iter_mut().zip(column) {
+                *to = scale * from;
+            }
+        }
+    }
+}
+
+fn decode(raw: &RawMatrix<'_>, index: usize) -> f32 {
+    let half = |at: usize| u16::from_le_bytes([raw.bytes[at], raw.bytes[at + 1]]);
+    match raw.dtype {
+        Dtype::F32 => {
+            let bytes = &raw.bytes[4 * index..][..4];
+            f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        }
+        Dtype::F16 => f16::from_bits(half(2 * index)).to_f32(),
+        Dtype::Bf16 => bf16::from_bits(half(2 * index)).to_f32(),
+    }
+}
+
+/// One adapter's matrices at one site.
+#[derive(Debug)]
+pub struct Lora {
+    /// What trains: A as `[rank, inputs]`, B as `[rank, outputs]`.
+    pub(crate) trained: Pair,
+    /// A as `[inputs, rank]`, for `x Aᵀ`.
+    pub(crate) down: Buffer,
+    /// B as `[outputs, rank]`, for `dy B`.
+    pub(crate) up_transposed: Buffer,
+}
+
+impl Lora {
+    pub(crate) fn new(a: &[f32], b: &[f32], rank: usize) -> Result<Self> {
+        assert!(rank > 0, "an adapter has a rank");
+        let (inputs, outputs) = (a.len() / rank, b.len() / rank);
+        let mut lora = Self {
+            trained: Pair::new(rank, inputs, outputs)?,
+            down: Buffer::zeros(inputs * padded(rank))?,
+            up_transposed: Buffer::zeros(outputs * padded(rank))?,
+        };
+        lora.trained.write(a, b);
+        lora.refresh();
+        Ok(lora)
+    }
+
+    /// Makes the transposed copies again after `trained` changed.
+    pub(crate) fn refresh(&mut self) {
+        transpose(&mut self.down, &self.trained.a);
+        transpose(&mut self.up_transposed, &self.trained.b);
+    }
+
+    pub(crate) fn rank(&self) -> usize {
+        self.trained.a.rows
+    }
+
+    pub(crate) fn down(&self) -> View {
+        View { pointer: self.down.pointer(), stride: padded(self.rank()) }
+    }
+
+    pub(crate) fn up_transposed(&self) -> View {
+        View { pointer: self.up_transposed.pointer(), stride: padded(self.rank()) }
+    }
+}
+
+fn transpose(to: &mut Buffer, from: &Rows) {
+    let stride = padded(from.rows);
+    let to = to.floats_mut();
+    for row in 0..from.rows {
+        for (column, &value) in from.row(row).iter().enumerate() {
+            to[column * stride + row] = value;
+        }
+    }
+}
+
+/// Two arrays in the shapes of a [`Lora`], both with the rank first.
+#[derive(Debug)]
+pub struct Pair {
+    /// `[rank, inputs]`.
+    pub(crate) a: Rows,
+    /// `[rank, outputs]`.
+    pub(crate) b: Rows,
+}
+
+impl Pair {
+    pub(crate) fn new(rank: usize, inputs: usize, outputs: usize) -> Result<Self> {
+        Ok(Self { a: Rows::new(rank, inputs)?, b: Rows::new(rank, outputs)? })
+    }
+
+    pub(crate) fn read(&self) -> (Vec<f32>, Vec<f32>) {
+        let (rank, outputs) = (self.b.rows, self.b.features);
+        let mut b = vec![0.0; rank * outputs];
+        for row in 0..rank {
+            for (output, &value) in self.b.row(row).iter().enumerate() {
+                b[output * rank + row] = value;
+            }
+        }
+        (self.a.read(), b)
+    }
+
+    pub(crate) fn write(&mut self, a: &[f32], b: &[f32]) {
+        self.a.write(a);
+        let rank = self.b.rows;
+        assert_eq!(b.len(), rank * self.b.features, "values fill the buffer");
+        for row in 0..rank {
+            let from = b[row..].iter().step_by(rank);
+            for (to, &value) in self.b.row_mut(row).iter_mut().zip(from) {
+                *to = value;
+            }
+        }
+    }
+
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        for (to, from) in [(&mut self.a, &other.a), (&mut self.b, &other.b)] {
+            to.data.floats_mut().copy_from_slice(from.data.floats());
+        }
+    }
+
+    pub(crate) fn zero(&mut self) {
+        self.a.zero();
+        self.b.zero();
+    }
+}
+
+/// The part of `range` that lies in `rows`.
+pub(crate) fn overlap(range: &Range<usize>, rows: &Range<usize>) -> Range<usize> {
+    let start = range.start.max(rows.start);
+    start..range.end.min(rows.end).max(start)
+}

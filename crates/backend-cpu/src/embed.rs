@@ -1,0 +1,30 @@
+//! Rows of the embedding table, and rows of a step by index.
+
+use crate::{
+    CpuBackend,
+    buffer::{Rows, Weight},
+};
+
+pub(crate) fn embed(cpu: &CpuBackend, out: &mut Rows, table: &Weight, tokens: &[u32], scale: f32) {
+    assert!(out.rows == tokens.len() && out.features == table.inputs, "a row for each token");
+    each_row(cpu, out, &|row, to| table.visit_row(tokens[row] as usize, to, scale));
+}
+
+pub(crate) fn gather(cpu: &CpuBackend, out: &mut Rows, x: &Rows, indices: &[usize]) {
+    assert!(out.rows == indices.len() && out.features == x.features, "a row for each index");
+    each_row(cpu, out, &|row, to| to.copy_from_slice(x.row(indices[row])));
+}
+
+/// Rows that one task copies.
+const GROUP: usize = 16;
+
+fn each_row(cpu: &CpuBackend, out: &mut Rows, fill: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    let (rows, features, view) = (out.rows, out.features, out.view_mut());
+    cpu.pool.run_sized(rows.div_ceil(GROUP), rows * features * 8, &|group| {
+        for row in group * GROUP..rows.min((group + 1) * GROUP) {
+            // SAFETY: rows lie in the buffer, and each belongs to one task.
+            let to = unsafe { std::slice::from_raw_parts_mut(view.at(row, 0), features) };
+            fill(row, to);
+        }
+    });
+}

@@ -1,0 +1,197 @@
+//! Packed linear with adapters, and its gradient.
+
+use std::ops::Range;
+
+use tinsmith_backend::{GRADIENT_TILE, Linear, LoraGradientUse, LoraUse};
+
+use crate::{
+    CpuBackend,
+    buffer::{Lora, Pair, Rows, Weight, overlap},
+    gemm::{Adapter, Gradient, Product, narrow},
+    lanes::{LANES, Path},
+    pool::Pool,
+};
+
+pub(crate) fn linear(
+    cpu: &mut CpuBackend,
+    out: &mut Rows,
+    x: &Rows,
+    linear: &Linear<'_, CpuBackend>,
+    hidden: Option<&mut Rows>,
+) {
+    let (path, pool) = (cpu.path, &cpu.pool);
+    let weight = linear.weight;
+    assert!(x.features == weight.inputs && out.features == weight.outputs, "features fit");
+    assert!(x.rows == out.rows, "rows fit");
+    let hidden = hidden.unwrap_or(&mut cpu.hidden);
+    project(hidden, x, linear.uses, Side::Down, (path, pool));
+    let adapters = adapters(linear.uses, hidden, Side::Down, &(0..x.rows));
+    let product = Product {
+        out: out.view_mut(),
+        x: x.view(),
+        rows: x.rows,
+        inputs: weight.inputs,
+        outputs: weight.outputs,
+        panels: weight.panels(),
+        panel_step: LANES,
+        bias: linear.bias.map(|bias| bias.data.pointer()),
+        adapters: &adapters,
+        add: linear.add,
+    };
+    // SAFETY: shapes were compared above; `out` is borrowed for us alone.
+    unsafe { product.run(path, pool) };
+}
+
+/// Order: `dx += ((dy W blocks) + Σ scale * (dy B) A)`; each gradient folds its datums' tiles.
+pub(crate) fn linear_backward(
+    cpu: &mut CpuBackend,
+    dx: Option<&mut Rows>,
+    (dy, x): (&Rows, &Rows),
+    weight: &Weight,
+    hidden: &Rows,
+    uses: &mut [LoraGradientUse<'_, Lora, Pair>],
+) {
+    let (path, pool) = (cpu.path, &cpu.pool);
+    assert!(x.features == weight.inputs && dy.features == weight.outputs, "features fit");
+    let forward = forward_uses(uses);
+    project(&mut cpu.hidden_gradient, dy, &forward, Side::Up, (path, pool));
+    let hidden_gradient = &cpu.hidden_gradient;
+    if let Some(dx) = dx {
+        assert!(dx.rows == dy.rows && dx.features == weight.inputs, "dx has the shape of x");
+        let adapters = adapters(&forward, hidden_gradient, Side::Up, &(0..dy.rows));
+        let product = Product {
+            out: dx.view_mut(),
+            x: dy.view(),
+            rows: dy.rows,
+            inputs: weight.outputs,
+            outputs: weight.inputs,
+            panels: weight.transposed(pool),
+            panel_step: LANES,
+            bias: None,
+            adapters: &adapters,
+            add: true,
+        };
+        // SAFETY: shapes were compared above; `dx` is borrowed for us alone.
+        unsafe { product.run(path, pool) };
+    }
+    let mut tiles = Vec::new();
+    for lora_use in uses {
+        tiles.clear();
+        tiles.extend(lora_use.datums.iter().flat_map(datum_tiles));
+        let sides = Sides {
+            hidden: hidden.view(),
+            hidden_gradient: hidden_gradient.view(),
+            x: x.view(),
+            dy: dy.view(),
+        };
+        assert!(tiles.iter().all(|tile| tile.end <= x.rows), "datums lie in the step");
+        // SAFETY: tiles lie in the rows of all four; the gradient is borrowed for us alone.
+        unsafe { add_gradients(lora_use.gradient, &sides, &tiles, lora_use.scale, (path, pool)) };
+    }
+}
+
+/// Where an adapter's two gradients come from; all have the rows that tiles count.
+pub(crate) struct Sides {
+    pub(crate) hidden: crate::buffer::View,
+    pub(crate) hidden_gradient: crate::buffer::View,
+    pub(crate) x: crate::buffer::View,
+    pub(crate) dy: crate::buffer::View,
+}
+
+/// Folds the tiles onto the pending gradient.
+///
+/// # Safety
+///
+/// The sides have the rows of all tiles, and the features of the gradient.
+pub(crate) unsafe fn add_gradients(
+    gradient: &mut Pair,
+    sides: &Sides,
+    tiles: &[Range<usize>],
+    scale: f32,
+    (path, pool): (Path, &Pool),
+) {
+    let rank = gradient.a.rows;
+    let pairs = [
+        (&mut gradient.a, sides.hidden_gradient, sides.x),
+        (&mut gradient.b, sides.hidden, sides.dy),
+    ];
+    for (out, small, big) in pairs {
+        let outputs = out.features;
+        Gradient { out: out.view_mut(), small, big, rank, outputs, tiles, scale }.run(path, pool);
+    }
+}
+
+/// Tiles of a datum, counted from its first token.
+pub(crate) fn datum_tiles(datum: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = datum.end;
+    datum.clone().step_by(GRADIENT_TILE).map(move |start| start..end.min(start + GRADIENT_TILE))
+}
+
+/// The uses as forward sees them.
+pub(crate) fn forward_uses<'a>(uses: &[LoraGradientUse<'a, Lora, Pair>]) -> Vec<LoraUse<'a, Lora>> {
+    uses.iter().map(|u| LoraUse { rows: u.rows.clone(), lora: u.lora, scale: u.scale }).collect()
+}
+
+/// Which of an adapter's matrices leads to the rank.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Side {
+    /// Forward: `x Aᵀ`, then B.
+    Down,
+    /// Backward: `dy B`, then A.
+    Up,
+}
+
+/// `hidden[rows of use] = x Aᵀ` or `dy B`, without the scale; zero elsewhere.
+pub(crate) fn project(
+    hidden: &mut Rows,
+    x: &Rows,
+    uses: &[LoraUse<'_, Lora>],
+    side: Side,
+    (path, pool): (Path, &Pool),
+) {
+    let rank = uses.iter().map(|u| u.lora.rank()).max().unwrap_or(0);
+    hidden.reshape(x.rows, rank);
+    hidden.zero();
+    let out = hidden.view_mut();
+    let products = uses
+        .iter()
+        .map(|lora_use| {
+            let lora = lora_use.lora;
+            let (b, inputs) = match side {
+                Side::Down => (lora.down(), lora.trained.a.features),
+                Side::Up => (lora.up_transposed(), lora.trained.b.features),
+            };
+            let rows = &lora_use.rows;
+            assert!(rows.end <= x.rows && inputs == x.features, "the use fits the step");
+            // SAFETY: the rows lie in both buffers.
+            let views = unsafe { (out.skip_rows(rows.start), x.view().skip_rows(rows.start), b) };
+            narrow(views, (rows.len(), inputs, lora.rank()))
+        })
+        .collect::<Vec<_>>();
+    // SAFETY: shapes were compared above; uses do not share rows.
+    unsafe { Product::run_all(&products, path, pool) };
+}
+
+/// The adapters of some of the rows, which become rows 0 and on.
+pub(crate) fn adapters(
+    uses: &[LoraUse<'_, Lora>],
+    hidden: &Rows,
+    side: Side,
+    rows: &Range<usize>,
+) -> Vec<Adapter> {
+    let touching = uses.iter().filter(|u| !overlap(&u.rows, rows).is_empty());
+    touching
+        .map(|lora_use| {
+            let shared = overlap(&lora_use.rows, rows);
+            let trained = &lora_use.lora.trained;
+            Adapter {
+                rows: shared.start - rows.start..shared.end - rows.start,
+                // SAFETY: `hidden` has all rows of the step.
+                hidden: unsafe { hidden.view().skip_rows(rows.start) },
+                up: if side == Side::Down { trained.b.view() } else { trained.a.view() },
+                rank: trained.a.rows,
+                scale: lora_use.scale,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,284 @@
+//! Threads that live as long as the backend, each on a core of its own.
+//!
+//! Tasks are claimed from a shared counter, so a core that is taken away for a while costs one task.
+//! The caller works too and never waits for a thread that has not begun. What a task computes must
+//! not depend on who runs it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+/// Rounds of looking before a thread sleeps: about 20 µs.
+const SPINS: usize = 300;
+
+/// A fixed set of threads, the caller's among them.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    pub(crate) fn new(threads: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let cores = allowed_cores();
+        let mut pool = Self { shared, workers: Vec::new() };
+        for i in 1..threads.max(1) {
+            let shared = Arc::clone(&pool.shared);
+            let core = cores.get(i).copied();
+            let worker = thread::Builder::new().name(format!("compute-{i}")).spawn(move || {
+                if let Some(core) = core {
+                    pin(core);
+                }
+                shared.work();
+            })?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `task(0..tasks)`, in any order, on any threads, and returns when all are done.
+    pub(crate) fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        if self.workers.is_empty() || tasks < 2 {
+            (0..tasks).for_each(task);
+            return;
+        }
+        // SAFETY: `Running` waits, on return and on panic, until no worker holds the job.
+        let task: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(task) };
+        self.shared.next.store(0, Ordering::Relaxed);
+        {
+            let mut state = self.shared.lock();
+            state.job = Some(Job { task, tasks });
+            self.shared.epoch.fetch_add(1, Ordering::Release);
+        }
+        if tasks > 2 {
+            self.shared.start.notify_all();
+        } else {
+            self.shared.start.notify_one();
+        }
+        let running = Running(&self.shared);
+        self.shared.claim(Job { task, tasks });
+        drop(running);
+        if self.shared.panicked.swap(false, Ordering::Relaxed) {
+            panic!("a compute thread panicked");
+        }
+    }
+
+    /// Runs the tasks here if they are little work, else on all threads.
+    pub(crate) fn run_sized(&self, tasks: usize, work: usize, task: &(dyn Fn(usize) + Sync)) {
+        /// Multiply-adds that are done in about the time that it takes to wake a thread.
+        const WORTH_WAKING: usize = 200_000;
+        if work < WORTH_WAKING { (0..tasks).for_each(task) } else { self.run(tasks, task) }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.epoch.fetch_add(1, Ordering::Release);
+        self.shared.start.notify_all();
+        for worker in self.workers.drain(..) {
+            // Its panics were the caller's when they happened.
+            drop(worker.join());
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({} threads)", self.threads())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    task: &'static (dyn Fn(usize) + Sync),
+    tasks: usize,
+}
+
+#[derive(Default)]
+struct State {
+    job: Option<Job>,
+    stop: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    start: Condvar,
+    done: Condvar,
+    /// Counts jobs, so that a thread can look for one without the lock.
+    epoch: AtomicU64,
+    /// Workers that hold the job; changed under the lock upwards, without it downwards.
+    active: AtomicUsize,
+    next: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+impl Shared {
+    /// Nothing in the state can be left half changed, so a poisoned lock is as good as another.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self, job: Job) {
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= job.tasks {
+                return;
+            }
+            (job.task)(i);
+        }
+    }
+
+    fn work(&self) {
+        let mut seen = 0;
+        while let Some(job) = self.wait_for_job(&mut seen) {
+            if catch_unwind(AssertUnwindSafe(|| self.claim(job))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            if self.active.fetch_sub(1, Ordering::Release) == 1 {
+                // The lock makes sure that the caller is not between its look and its sleep.
+                drop(self.lock());
+                self.done.notify_one();
+            }
+        }
+    }
+
+    /// `None`: the pool ends.
+    fn wait_for_job(&self, seen: &mut u64) -> Option<Job> {
+        for _ in 0..SPINS {
+            if self.epoch.load(Ordering::Acquire) != *seen {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        let mut state = self.lock();
+        loop {
+            let epoch = self.epoch.load(Ordering::Acquire);
+            if state.stop {
+                return None;
+            }
+            if epoch != *seen {
+                *seen = epoch;
+                if let Some(job) = state.job {
+                    self.active.fetch_add(1, Ordering::Relaxed);
+                    return Some(job);
+                }
+            }
+            state = self.start.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Takes the job away when dropped, and waits for those who have it.
+struct Running<'a>(&'a Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // The tasks that nobody has begun are not worth doing if the caller's panicked.
+        self.0.next.fetch_add(usize::MAX / 2, Ordering::Relaxed);
+        self.0.lock().job = None;
+        for _ in 0..SPINS {
+            if self.0.active.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut state = self.0.lock();
+        while self.0.active.load(Ordering::Acquire) > 0 {
+            state = self.0.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Physical cores that this process may use, at least 1; a quota of its control group counts.
+pub fn physical_cores() -> usize {
+    let allowed = allowed_cores();
+    let distinct = allowed.iter().map(|&core| siblings(core)).collect::<BTreeSet<_>>();
+    let quota = thread::available_parallelism().map_or(1, usize::from);
+    distinct.len().clamp(1, quota)
+}
+
+/// Logical CPUs that this process may use, one of each physical core before the second of any.
+fn allowed_cores() -> Vec<usize> {
+    // SAFETY: a CPU set is a bit array, for which zero is a value; the call fills at most its size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
+        set
+    };
+    let mut taken = BTreeMap::<String, usize>::new();
+    let mut cores = Vec::new();
+    for core in 0..8 * size_of::<libc::cpu_set_t>() {
+        // SAFETY: `core` is less than the bits of the set.
+        if unsafe { libc::CPU_ISSET(core, &set) } {
+            let count = taken.entry(siblings(core)).or_default();
+            cores.push((*count, core));
+            *count += 1;
+        }
+    }
+    cores.sort_unstable();
+    cores.into_iter().map(|(_, core)| core).collect()
+}
+
+/// The logical CPUs of one physical core, as the kernel lists them; the number alone if it does not.
+fn siblings(core: usize) -> String {
+    let path = format!("/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
+    fs::read_to_string(path).unwrap_or_else(|_| core.to_string())
+}
+
+/// Keeps this thread on one logical CPU; where that is forbidden it runs anywhere.
+fn pin(core: usize) {
+    // SAFETY: as in `allowed_cores`; `core` came from a set of the same size.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::Pool;
+
+    #[test]
+    fn every_task_runs_once() {
+        let pool = Pool::new(3).unwrap();
+        for tasks in [0, 1, 2, 3, 100] {
+            let counts = (0..tasks).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>();
+            for _ in 0..200 {
+                pool.run(tasks, &|i| {
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 200));
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(2).unwrap();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.run(50, &|i| assert!(i != 20, "task 20"));
+        }));
+        assert!(result.is_err());
+        let count = AtomicUsize::new(0);
+        pool.run(50, &|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 50);
+    }
+}

@@ -1,0 +1,473 @@
+//! Unembedding with log-softmax, and its gradient: logits exist for one chunk of rows at a time.
+//!
+//! The sum of exponentials is taken over fixed vocabulary tiles: each tile's own maximum and sum (16
+//! lanes, then their tree), folded in order. Scoring, its gradient and sampling share this.
+
+use std::ops::Range;
+
+use tinsmith_backend::{Coefficients, GRADIENT_TILE, Linear, LoraGradientUse, LoraUse, Targets};
+
+use crate::{
+    CpuBackend,
+    buffer::{Cells, Lora, Pair, Rows, Vector, View, Weight, overlap, padded, with_scratch},
+    gemm::{Product, narrow},
+    lanes::{Kernel, LANES, Lanes, Path},
+    linear::{Side, Sides, adapters, add_gradients, datum_tiles, forward_uses, project},
+    math,
+    pool::Pool,
+};
+
+/// Entries of the vocabulary whose maximum and sum are taken together.
+const VOCABULARY_TILE: usize = 512;
+
+pub(crate) fn score(
+    cpu: &mut CpuBackend,
+    logprobs: &mut [f32],
+    x: &Rows,
+    linear: &Linear<'_, CpuBackend>,
+    targets: Targets<'_>,
+) {
+    let (path, pool) = (cpu.path, &cpu.pool);
+    assert!(logprobs.len() == x.rows * targets.per_row, "a place for each candidate");
+    project(&mut cpu.hidden, x, linear.uses, Side::Down, (path, pool));
+    let unembed = Unembed {
+        x,
+        weight: linear.weight,
+        bias: linear.bias,
+        hidden: &cpu.hidden,
+        uses: linear.uses,
+    };
+    for rows in unembed.chunks() {
+        unembed.logits(&mut cpu.logits, &rows, (path, pool));
+        let part = rows.start * targets.per_row..rows.end * targets.per_row;
+        let targets = Targets { ids: &targets.ids[part.clone()], per_row: targets.per_row };
+        row_logprobs(&mut logprobs[part], None, &cpu.logits, targets, (path, pool));
+    }
+}
+
+pub(crate) fn score_backward(
+    cpu: &mut CpuBackend,
+    mut dx: Option<&mut Rows>,
+    (x, weight): (&Rows, &Weight),
+    uses: &mut [LoraGradientUse<'_, Lora, Pair>],
+    targets: Targets<'_>,
+    coefficients: &mut Coefficients<'_>,
+) {
+    let (path, pool) = (cpu.path, &cpu.pool);
+    let forward = forward_uses(uses);
+    project(&mut cpu.hidden, x, &forward, Side::Down, (path, pool));
+    let unembed = Unembed { x, weight, bias: None, hidden: &cpu.hidden, uses: &forward };
+    if let Some(dx) = &mut dx {
+        dx.zero();
+    }
+    let (mut logprobs, mut factors, mut normalizers) = (Vec::new(), Vec::new(), Vec::new());
+    for chunk in gradient_chunks(uses, x.rows, chunk_rows(weight.outputs)) {
+        let rows = chunk.rows.clone();
+        unembed.logits(&mut cpu.logits, &rows, (path, pool));
+        let part = rows.start * targets.per_row..rows.end * targets.per_row;
+        let targets = Targets { ids: &targets.ids[part.clone()], per_row: targets.per_row };
+        logprobs.clear();
+        logprobs.resize(part.len(), 0.0);
+        factors.clear();
+        factors.resize(part.len(), 0.0);
+        normalizers.clear();
+        normalizers.resize(rows.len(), 0.0);
+        let logits = &mut cpu.logits;
+        row_logprobs(&mut logprobs, Some(&mut normalizers), logits, targets, (path, pool));
+        coefficients(rows.clone(), &logprobs, &mut factors);
+        if factors.iter().all(|&factor| factor == 0.0) {
+            continue;
+        }
+        differentiate(logits, &normalizers, &factors, targets, (path, pool));
+        project_chunk(&mut cpu.hidden_gradient, logits, &forward, &rows, (path, pool));
+        if let Some(dx) = &mut dx {
+            let active = |row: usize| {
+                let part = &factors[row * targets.per_row..][..targets.per_row];
+                part.iter().any(|&factor| factor != 0.0)
+            };
+            for run in runs(rows.len(), active) {
+                let (logits, hidden) = (logits.view(), &cpu.hidden_gradient);
+                unembed.backward(dx, &rows, run, (logits, hidden), (path, pool));
+            }
+        }
+        let sides = ChunkSides { logits, hidden_gradient: &cpu.hidden_gradient };
+        unembed.add_chunk_gradients(uses, &chunk, &sides, (path, pool));
+    }
+}
+
+/// The unembedding of a step's rows.
+pub(crate) struct Unembed<'a> {
+    pub(crate) x: &'a Rows,
+    pub(crate) weight: &'a Weight,
+    pub(crate) bias: Option<&'a Vector>,
+    /// `[rows, rank]`: `x Aᵀ` of the uses.
+    pub(crate) hidden: &'a Rows,
+    pub(crate) uses: &'a [LoraUse<'a, Lora>],
+}
+
+impl Unembed<'_> {
+    /// The rows, in parts whose logits are held at once.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, step) = (self.x.rows, chunk_rows(self.weight.outputs));
+        (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
+    }
+
+    /// `logits[i] = linear(x[rows.start + i])`.
+    pub(crate) fn logits(
+        &self,
+        logits: &mut Rows,
+        rows: &Range<usize>,
+        (path, pool): (Path, &Pool),
+    ) {
+        assert!(self.x.features == self.weight.inputs, "features fit");
+        logits.reshape(rows.len(), self.weight.outputs);
+        let adapters = adapters(self.uses, self.hidden, Side::Down, rows);
+        // SAFETY: `rows` lie in `x`; `logits` got the shape that is written.
+        unsafe {
+            let product = Product {
+                out: logits.view_mut(),
+                x: self.x.view().skip_rows(rows.start),
+                rows: rows.len(),
+                inputs: self.weight.inputs,
+                outputs: self.weight.outputs,
+                panels: self.weight.panels(),
+                panel_step: LANES,
+                bias: self.bias.map(|bias| bias.data.pointer()),
+                adapters: &adapters,
+                add: false,
+            };
+            product.run(path, pool);
+        }
+    }
+
+    /// `dx = dlogits W + Σ scale * (dlogits B) A`, for a run of a chunk's rows.
+    fn backward(
+        &self,
+        dx: &mut Rows,
+        chunk: &Range<usize>,
+        run: Range<usize>,
+        (logits, hidden): (View, &Rows),
+        (path, pool): (Path, &Pool),
+    ) {
+        let mut adapters = adapters(self.uses, self.hidden, Side::Up, chunk);
+        for adapter in &mut adapters {
+            let shared = overlap(&adapter.rows, &run);
+            adapter.rows = shared.start - run.start..shared.end - run.start;
+            // SAFETY: the chunk's `dlogits B` has the chunk's rows.
+            adapter.hidden = unsafe { hidden.view().skip_rows(run.start) };
+        }
+        // SAFETY: the run lies in the chunk, the chunk in `dx`, which is borrowed for us alone.
+        unsafe {
+            let product = Product {
+                out: dx.view_mut().skip_rows(chunk.start + run.start),
+                x: logits.skip_rows(run.start),
+                rows: run.len(),
+                inputs: self.weight.outputs,
+                outputs: self.weight.inputs,
+                panels: self.weight.transposed(pool),
+                panel_step: LANES,
+                bias: None,
+                adapters: &adapters,
+                add: false,
+            };
+            product.run(path, pool);
+        }
+    }
+
+    /// Folds the chunk's tiles onto each use's gradient.
+    fn add_chunk_gradients(
+        &self,
+        uses: &mut [LoraGradientUse<'_, Lora, Pair>],
+        chunk: &Chunk,
+        sides: &ChunkSides<'_>,
+        (path, pool): (Path, &Pool),
+    ) {
+        let start = chunk.rows.start;
+        for (i, lora_use) in uses.iter_mut().enumerate() {
+            let own = chunk.tiles.iter().filter(|(of, _)| *of == i);
+            let tiles = own.map(|(_, t)| t.start - start..t.end - start).collect::<Vec<_>>();
+            // SAFETY: tiles lie in the chunk, whose rows all four sides have.
+            unsafe {
+                let sides = Sides {
+                    hidden: self.hidden.view().skip_rows(start),
+                    hidden_gradient: sides.hidden_gradient.view(),
+                    x: self.x.view().skip_rows(start),
+                    dy: sides.logits.view(),
+                };
+                add_gradients(lora_use.gradient, &sides, &tiles, lora_use.scale, (path, pool));
+            }
+        }
+    }
+}
+
+/// A chunk's `dlogits` and `dlogits B`.
+struct ChunkSides<'a> {
+    logits: &'a Rows,
+    hidden_gradient: &'a Rows,
+}
+
+/// Rows whose logits are held at once: about 8 MB of them, whole gradient tiles.
+fn chunk_rows(vocabulary: usize) -> usize {
+    let rows = (1 << 21) / padded(vocabulary).max(1);
+    (rows / GRADIENT_TILE * GRADIENT_TILE).clamp(GRADIENT_TILE, 8 * GRADIENT_TILE)
+}
+
+/// Consecutive rows, with the gradient tiles among them: (use, rows of the step).
+struct Chunk {
+    rows: Range<usize>,
+    tiles: Vec<(usize, Range<usize>)>,
+}
+
+/// Chunks that end where gradient tiles end, in the order in which the tiles are folded, then the rows
+/// of no use.
+fn gradient_chunks(
+    uses: &[LoraGradientUse<'_, Lora, Pair>],
+    rows: usize,
+    most: usize,
+) -> Vec<Chunk> {
+    let mut pieces = Vec::new();
+    for (i, lora_use) in uses.iter().enumerate() {
+        pieces.extend(lora_use.datums.iter().flat_map(datum_tiles).map(|tile| (Some(i), tile)));
+    }
+    let mut covered = uses.iter().map(|u| u.rows.clone()).collect::<Vec<_>>();
+    covered.sort_unstable_by_key(|range| range.start);
+    covered.push(rows..rows);
+    let mut end = 0;
+    for range in covered {
+        pieces.extend(datum_tiles(&(end..range.start)).map(|tile| (None, tile)));
+        end = end.max(range.end);
+    }
+    let mut chunks = Vec::<Chunk>::new();
+    for (of, tile) in pieces {
+        let joins = |chunk: &&mut Chunk| {
+            chunk.rows.end == tile.start && chunk.rows.len() + tile.len() <= most
+        };
+        let tiles = of.map(|of| (of, tile.clone()));
+        if let Some(chunk) = chunks.last_mut().filter(joins) {
+            chunk.rows.end = tile.end;
+            chunk.tiles.extend(tiles);
+        } else {
+            chunks.push(Chunk { rows: tile, tiles: tiles.into_iter().collect() });
+        }
+    }
+    chunks
+}
+
+/// Maximal runs of rows that are active.
+fn runs(rows: usize, active: impl Fn(usize) -> bool) -> Vec<Range<usize>> {
+    let mut runs = Vec::<Range<usize>>::new();
+    for row in (0..rows).filter(|&row| active(row)) {
+        match runs.last_mut().filter(|run| run.end == row) {
+            Some(run) => run.end += 1,
+            None => runs.push(row..row + 1),
+        }
+    }
+    runs
+}
+
+/// `hidden[i] = dlogits[i] B`, for the rows of a chunk.
+fn project_chunk(
+    hidden: &mut Rows,
+    logits: &Rows,
+    uses: &[LoraUse<'_, Lora>],
+    chunk: &Range<usize>,
+    (path, pool): (Path, &Pool),
+) {
+    let rank = uses.iter().map(|u| u.lora.rank()).max().unwrap_or(0);
+    hidden.reshape(chunk.len(), rank);
+    let out = hidden.view_mut();
+    let touching = uses.iter().filter(|u| !overlap(&u.rows, chunk).is_empty());
+    let products = touching
+        .map(|lora_use| {
+            let rows = overlap(&lora_use.rows, chunk);
+            let first = rows.start - chunk.start;
+            let (b, rank) = (lora_use.lora.up_transposed(), lora_use.lora.rank());
+            // SAFETY: the rows lie in the chunk, whose rows both buffers have.
+            let views = unsafe { (out.skip_rows(first), logits.view().skip_rows(first), b) };
+            narrow(views, (rows.len(), logits.features, rank))
+        })
+        .collect::<Vec<_>>();
+    // SAFETY: as above; uses do not share rows.
+    unsafe { Product::run_all(&products, path, pool) };
+}
+
+/// Fills `logprobs [rows * per_row]`, and each row's log of the sum of exponentials if asked.
+fn row_logprobs(
+    logprobs: &mut [f32],
+    normalizers: Option<&mut [f32]>,
+    logits: &Rows,
+    targets: Targets<'_>,
+    (path, pool): (Path, &Pool),
+) {
+    let out = Cells::new(logprobs);
+    let normalizers = normalizers.map(Cells::new);
+    pool.run_sized(logits.rows, logits.rows * logits.features * 8, &|row| {
+        let logits = logits.row(row);
+        let normalizer = statistics(path, logits).normalizer();
+        let first = row * targets.per_row;
+        for (i, &id) in targets.ids[first..][..targets.per_row].iter().enumerate() {
+            // SAFETY: each row has its own `per_row` places.
+            unsafe { out.put(first + i, logits[id as usize] - normalizer) };
+        }
+        if let Some(normalizers) = &normalizers {
+            // SAFETY: one place for each row.
+            unsafe { normalizers.put(row, normalizer) };
+        }
+    });
+}
+
+/// Turns logits into `dlogits = Σ_j c_j (onehot(target_j) - softmax)`.
+fn differentiate(
+    logits: &mut Rows,
+    normalizers: &[f32],
+    factors: &[f32],
+    targets: Targets<'_>,
+    (path, pool): (Path, &Pool),
+) {
+    let (rows, features, view) = (logits.rows, logits.features, logits.view_mut());
+    pool.run_sized(rows, rows * features * 8, &|row| {
+        let part = row * targets.per_row..(row + 1) * targets.per_row;
+        let factors = &factors[part.clone()];
+        let total = factors.iter().sum::<f32>();
+        // SAFETY: the row is this task's own; targets were read from it before.
+        unsafe {
+            let row = view.at(row, 0);
+            let (factor, minus) = (-total, normalizers[part.start / targets.per_row.max(1)]);
+            path.run(Exponentials { from: row, to: row, count: features, minus, factor });
+            for (&factor, &id) in factors.iter().zip(&targets.ids[part]) {
+                *row.add(id as usize) += factor;
+            }
+        }
+    });
+}
+
+/// `to[i] = factor * exp(from[i] - minus)`.
+pub(crate) struct Exponentials {
+    pub(crate) from: *const f32,
+    pub(crate) to: *mut f32,
+    pub(crate) count: usize,
+    pub(crate) minus: f32,
+    pub(crate) factor: f32,
+}
+
+impl Kernel for Exponentials {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let (minus, factor) = (L::splat(self.minus), L::splat(self.factor));
+        let mut i = 0;
+        while i < self.count {
+            let count = self.count - i;
+            let x = L::load_head(self.from.add(i), count, 0.0).sub(minus);
+            math::exp(x).mul(factor).store_head(self.to.add(i), count);
+            i += LANES;
+        }
+    }
+}
+
+/// The greatest logit of a row and the sum of the exponentials of the others' distances to it.
+pub(crate) struct Statistics {
+    pub(crate) greatest: f32,
+    pub(crate) sum: f32,
+}
+
+impl Statistics {
+    /// The log of the sum of exponentials.
+    pub(crate) fn normalizer(&self) -> f32 {
+        self.greatest + math::log(self.sum)
+    }
+}
+
+pub(crate) fn statistics(path: Path, logits: &[f32]) -> Statistics {
+    with_scratch(2 * padded(tile_count(logits.len())), |weights| {
+        // SAFETY: the scratch has two places for each tile.
+        unsafe { tile_statistics(path, logits, weights) }
+    })
+}
+
+/// Tiles in a vocabulary.
+pub(crate) fn tile_count(vocabulary: usize) -> usize {
+    vocabulary.div_ceil(VOCABULARY_TILE)
+}
+
+/// The entries of one tile.
+pub(crate) fn tile_range(tile: usize, vocabulary: usize) -> Range<usize> {
+    tile * VOCABULARY_TILE..vocabulary.min((tile + 1) * VOCABULARY_TILE)
+}
+
+/// The statistics of a row; `weights` begins with each tile's share of the sum.
+///
+/// # Safety
+///
+/// `weights` has two places for each tile, each half rounded up to whole vectors.
+pub(crate) unsafe fn tile_statistics(path: Path, logits: &[f32], weights: *mut f32) -> Statistics {
+    let mut statistics = Statistics { greatest: f32::NEG_INFINITY, sum: 0.0 };
+    path.run(RowStatistics {
+        logits: logits.as_ptr(),
+        count: logits.len(),
+        tops: weights.add(padded(tile_count(logits.len()))),
+        weights,
+        out: &raw mut statistics,
+    });
+    statistics
+}
+
+/// `tops` and `weights` have a place for each tile.
+struct RowStatistics {
+    logits: *const f32,
+    count: usize,
+    tops: *mut f32,
+    weights: *mut f32,
+    out: *mut Statistics,
+}
+
+impl Kernel for RowStatistics {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let tiles = tile_count(self.count);
+        let mut greatest = f32::NEG_INFINITY;
+        for tile in 0..tiles {
+            let range = tile_range(tile, self.count);
+            let (top, sum) = self.tile::<L>(range.start, range.end);
+            *self.tops.add(tile) = top;
+            *self.weights.add(tile) = sum;
+            // A NaN stays, so that the row's logprobs say so.
+            greatest = if greatest > top { greatest } else { top };
+        }
+        let mut i = 0;
+        while i < tiles {
+            let top = L::load_head(self.tops.add(i), tiles - i, 0.0);
+            let sum = L::load_head(self.weights.add(i), tiles - i, 0.0);
+            let weight = sum.mul(math::exp(top.sub(L::splat(greatest))));
+            weight.store_head(self.weights.add(i), tiles - i);
+            i += LANES;
+        }
+        let mut sum = 0.0;
+        for tile in 0..tiles {
+            sum += *self.weights.add(tile);
+        }
+        *self.out = Statistics { greatest, sum };
+    }
+}
+
+impl RowStatistics {
+    /// The tile's greatest logit and its sum of exponentials.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes>(&self, start: usize, end: usize) -> (f32, f32) {
+        let mut top = L::splat(f32::NEG_INFINITY);
+        let mut i = start;
+        while i < end {
+            let x = L::load_head(self.logits.add(i), end - i, f32::NEG_INFINITY);
+            top = top.max(x);
+            i += LANES;
+        }
+        let top = top.greatest();
+        let (offset, mut sum) = (L::splat(top), L::splat(0.0));
+        let mut i = start;
+        while i < end {
+            let x = L::load_head(self.logits.add(i), end - i, f32::NEG_INFINITY);
+            sum = sum.add(math::exp(x.sub(offset)));
+            i += LANES;
+        }
+        (top, sum.sum())
+    }
+}
