@@ -11,7 +11,13 @@ use crate::{
     Target,
 };
 
+mod checkpoints;
+mod faults;
+mod journal;
 mod requests;
+mod samples;
+mod schedules;
+mod sessions;
 
 /// A store with small limits, its clock, and a session of tenant `a`.
 pub(crate) struct Fixture {

@@ -1,8 +1,9 @@
 //! The data directory: made, locked, and refused where it would not be safe.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -50,7 +51,9 @@ impl DataDir {
             (None, Some(temporary)) => temporary.path().to_owned(),
             (None, None) => unreachable!("a directory is given or made"),
         };
-        fs::create_dir_all(&path).map_err(|error| {
+        // Other users of the machine have no business in it.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| {
             let reason = format!("{} cannot be made: {error}", path.display());
             Error::Refused { reason }
         })?;

@@ -3,6 +3,8 @@
 //! [`Store`] is an async handle over its own writer thread. Nothing here knows HTTP or tensors: bodies
 //! and results are opaque bytes with a kind. Every method that touches a tenant's thing takes the tenant.
 
+#![warn(missing_docs)]
+
 mod blobs;
 mod checkpoints;
 mod claims;

@@ -37,14 +37,21 @@ pub enum RequestKind {
 /// A client program's connection scope.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionRecord {
+    /// Chosen by the store.
     pub id: SessionId,
+    /// As given by the client.
     pub tags: Vec<String>,
     /// JSON object.
     pub user_metadata: serde_json::Value,
+    /// Version of the client's SDK.
     pub sdk_version: String,
+    /// The project that the client named.
     pub project_id: Option<String>,
+    /// The name that the client gave it.
     pub display_name: Option<String>,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When the client was last heard of.
     pub last_heartbeat_at: Timestamp,
     /// Set once by `finish`: `success`, `errored`, `interrupted`, or `expired`. Terminal.
     pub finished: Option<String>,
@@ -53,32 +60,43 @@ pub struct SessionRecord {
 /// What a new session is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewSession {
+    /// Labels, in any order.
     pub tags: Vec<String>,
+    /// JSON object.
     pub user_metadata: serde_json::Value,
+    /// Version of the client's SDK.
     pub sdk_version: String,
+    /// The project that the client names.
     pub project_id: Option<String>,
+    /// A name for people.
     pub display_name: Option<String>,
 }
 
 /// The LoRA of a run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct LoraRecord {
+    /// Rows of `lora_a`; at least 1.
     pub rank: u32,
     /// Drawn at admission where the client gave none.
     pub seed: u64,
+    /// Whether the attention projections get LoRA.
     pub train_attn: bool,
+    /// Whether the MLP projections get LoRA.
     pub train_mlp: bool,
+    /// Whether the unembedding gets LoRA.
     pub train_unembed: bool,
 }
 
 /// What a new training run is made of; stored together with its creating request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRun {
+    /// The session that it belongs to.
     pub session_id: SessionId,
     /// The name that the client asked for.
     pub base_model: String,
     /// Digest of the base model's weights, hex.
     pub base_digest: String,
+    /// Which adapter is trained.
     pub lora: LoraRecord,
     /// JSON object: `{"type":"adamw"}`.
     pub optimizer_config: serde_json::Value,
@@ -91,16 +109,27 @@ pub struct NewRun {
 /// A training run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunRecord {
+    /// Whose it is.
     pub tenant: TenantId,
+    /// Its name, `<session>:train:<n>`.
     pub id: ModelId,
+    /// The session that made it.
     pub session_id: SessionId,
+    /// The name that the client asked for.
     pub base_model: String,
+    /// Digest of the base model's weights, hex.
     pub base_digest: String,
+    /// Which adapter is trained.
     pub lora: LoraRecord,
+    /// JSON object: `{"type":"adamw"}`.
     pub optimizer_config: serde_json::Value,
+    /// JSON object or null.
     pub user_metadata: serde_json::Value,
+    /// The kernel set that its journal is written with.
     pub kernel_set: String,
+    /// When its creating request became durable.
     pub created_at: Timestamp,
+    /// When its newest request became durable.
     pub last_request_at: Timestamp,
     /// True once its creating request has completed well.
     pub ready: bool,
@@ -113,9 +142,11 @@ pub struct RunRecord {
 /// A request to be made durable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRequest {
+    /// The run that it works on.
     pub model_id: ModelId,
-    /// Order number in the run; `None` (old clients): the next free one.
+    /// Order number in the run; `None` (old clients): the next free one, 0 where it creates the run.
     pub seq_id: Option<SeqId>,
+    /// What it asks for.
     pub kind: RequestKind,
     /// Canonical encoding of the decoded request.
     pub body: Bytes,
@@ -130,16 +161,22 @@ pub struct NewRequest {
 /// A sample to be queued in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewSample {
+    /// The sampler that it draws from.
     pub sampling_session_id: SamplingSessionId,
+    /// Identifies a retry; samples have no order.
     pub seq_id: Option<SeqId>,
+    /// Canonical encoding of the decoded request.
     pub body: Bytes,
+    /// blake3 of what identifies the request's body.
     pub digest: Digest,
+    /// Why the request is refused before it runs.
     pub refused: Option<Failure>,
 }
 
 /// What a queued request got.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Submitted {
+    /// Under which it is retrieved.
     pub request_id: RequestId,
     /// False where a retry found its first submission.
     pub fresh: bool,
@@ -148,17 +185,24 @@ pub struct Submitted {
 /// A request that the worker may run now: everything before it in its run was claimed before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
+    /// Whose request it is.
     pub tenant: TenantId,
+    /// Under which it is completed.
     pub request_id: RequestId,
+    /// What it asks for.
     pub kind: RequestKind,
+    /// As submitted.
     pub body: Bytes,
+    /// What it works on.
     pub target: Target,
 }
 
 /// What a claimed request works on.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Target {
+    /// A training run, and the request's place in its order.
     Run(ModelId, SeqId),
+    /// A sampler; the id orders nothing.
     Sampler(SamplingSessionId, Option<SeqId>),
 }
 
@@ -167,13 +211,16 @@ pub enum Target {
 pub enum Outcome {
     /// Result in the encoding that belongs to the request's kind.
     Done(Bytes),
+    /// It failed and had no effect.
     Failed(Failure),
 }
 
 /// Why a request failed, as the client is told.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Failure {
+    /// Whose fault it is.
     pub category: Category,
+    /// One sentence for the client.
     pub message: String,
 }
 
@@ -181,50 +228,68 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
+    /// The request was at fault; sending it again will not help.
     User,
+    /// The server was at fault.
     Server,
+    /// Nobody knows.
     Unknown,
 }
 
 /// The end of a request, with what becomes visible in the same transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
+    /// The claimed request.
     pub request_id: RequestId,
+    /// What its waiters get.
     pub outcome: Outcome,
     /// Digest of the canonical result, compared at replay. `None` where nothing is replayed.
     pub digest: Option<Digest>,
+    /// What becomes visible with it; nothing where it failed.
     pub effect: Effect,
 }
 
 /// What a completed request makes visible.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "few are alive at a time")]
 pub enum Effect {
+    /// Nothing but the result.
     None,
     /// The run of this request may be used.
     RunReady,
+    /// A checkpoint's name; the completion fails where it is taken.
     Checkpoint(NewCheckpoint),
+    /// A sampler.
     SamplingSession(NewSamplingSession),
 }
 
-/// `weights` or `sampler_weights` (or `external_weights`).
+/// What a checkpoint is for. Stable: these names stand in the database and in `tinker://` paths.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckpointKind {
+    /// Weights and optimizer, to go on training from.
     Weights,
+    /// Weights to sample from.
     SamplerWeights,
+    /// Weights in a form for other programs.
     ExternalWeights,
 }
 
 /// A name for durable bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewCheckpoint {
+    /// The run that it was saved from.
     pub model_id: ModelId,
+    /// What is inside.
     pub kind: CheckpointKind,
+    /// One path segment, unique within run and kind.
     pub name: String,
+    /// The staged directory.
     pub blob: BlobId,
+    /// Bytes of its files.
     pub size_bytes: u64,
+    /// From when on it is hidden; `None`: never.
     pub expires_at: Option<Timestamp>,
+    /// As given by the client.
     pub user_metadata: BTreeMap<String, String>,
     /// Replaces a checkpoint of that name; else the completion fails with `NameTaken`.
     pub overwrite: bool,
@@ -233,42 +298,65 @@ pub struct NewCheckpoint {
 /// A checkpoint that is visible.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointRecord {
+    /// Whose it is.
     pub tenant: TenantId,
+    /// The run that it was saved from.
     pub model_id: ModelId,
+    /// What is inside.
     pub kind: CheckpointKind,
+    /// One path segment, unique within run and kind.
     pub name: String,
+    /// The published directory.
     pub blob: BlobId,
+    /// Bytes of its files.
     pub size_bytes: u64,
+    /// When it became visible.
     pub created_at: Timestamp,
+    /// From when on it is hidden; `None`: never.
     pub expires_at: Option<Timestamp>,
+    /// Whether every tenant may read it.
     pub public: bool,
+    /// As given by the client.
     pub user_metadata: BTreeMap<String, String>,
 }
 
 /// A sampler to be made durable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewSamplingSession {
+    /// Its name, `<session>:sample:<n>`.
     pub id: SamplingSessionId,
+    /// The session that it belongs to.
     pub session_id: SessionId,
+    /// The name that the client asked for.
     pub base_model: String,
+    /// Digest of the base model's weights, hex.
     pub base_digest: String,
     /// The checkpoint that it was made from, if from one.
     pub model_path: Option<String>,
     /// The adapter that it samples with; `None`: the base model alone.
     pub blob: Option<BlobId>,
+    /// blake3 of what identifies the request; a retry must have the same.
     pub digest: Digest,
 }
 
 /// A sampler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingSessionRecord {
+    /// Whose it is.
     pub tenant: TenantId,
+    /// Its name, `<session>:sample:<n>`.
     pub id: SamplingSessionId,
+    /// The session that made it.
     pub session_id: SessionId,
+    /// The name that the client asked for.
     pub base_model: String,
+    /// Digest of the base model's weights, hex.
     pub base_digest: String,
+    /// The checkpoint that it was made from, if from one.
     pub model_path: Option<String>,
+    /// The adapter that it samples with; `None`: the base model alone.
     pub blob: Option<BlobId>,
+    /// When it was made.
     pub created_at: Timestamp,
 }
 
@@ -288,13 +376,19 @@ impl fmt::Display for BlobId {
 pub struct Manifest {
     /// 1.
     pub format: u32,
+    /// The base model's name.
     pub base_model: String,
+    /// Digest of the base model's weights, hex.
     pub base_digest: String,
+    /// Which adapter is inside.
     pub lora: LoraRecord,
+    /// LoRA's scaling is `alpha / rank`.
     pub alpha: u32,
+    /// The kernel set that computed it.
     pub kernel_set: String,
-    /// The run and the last request whose effect is inside.
+    /// The run that it was saved from.
     pub model_id: ModelId,
+    /// The last request of that run whose effect is inside.
     pub applied_seq: SeqId,
     /// Whether Adam's moments and step are inside.
     pub optimizer: bool,
@@ -307,24 +401,33 @@ pub struct Manifest {
 /// One file of a directory.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct FileRecord {
+    /// Bytes of the file.
     pub size_bytes: u64,
+    /// Hex blake3 of its content.
     pub blake3: String,
 }
 
 /// The newest durable state of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SnapshotRecord {
+    /// Every request up to this one is inside, and none after it.
     pub applied_seq: SeqId,
+    /// The published directory.
     pub blob: BlobId,
 }
 
 /// One request of a run since its snapshot, in order, for replay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JournalEntry {
+    /// Its place in the order.
     pub seq_id: SeqId,
+    /// Its name.
     pub request_id: RequestId,
+    /// What it asks for.
     pub kind: RequestKind,
+    /// As submitted; empty where it failed.
     pub body: Bytes,
+    /// Where it stands.
     pub state: JournalState,
 }
 
@@ -342,19 +445,26 @@ pub enum JournalState {
 /// What a poll finds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Retrieved {
+    /// Not finished, and why.
     Pending(QueueState),
+    /// Finished. It can be retrieved again until its retention ends.
     Finished {
+        /// Says how the result is encoded.
         kind: RequestKind,
+        /// How it ended.
         outcome: Outcome,
     },
-    /// A sample of an earlier start.
+    /// A sample of an earlier start, or a result whose retention has ended.
     Gone,
 }
 
 /// Why a request has not run yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum QueueState {
+    /// It waits for its turn or runs.
     Active,
+    /// There is no room for its run at the moment.
     PausedCapacity,
+    /// Its owner has used up a limit.
     PausedRateLimit,
 }

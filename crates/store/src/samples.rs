@@ -179,6 +179,7 @@ impl Samples {
         sample.state = State::Finished { outcome, delivered: false };
         sample.done = None;
         self.finished.push_back((now, id.clone()));
+        while self.bytes > self.bytes_max && self.drop_delivered() {}
         true
     }
 
@@ -226,14 +227,22 @@ impl Samples {
 
     fn make_room(&mut self, bytes: usize) -> bool {
         while self.by_id.len() >= self.count_max || self.bytes + bytes > self.bytes_max {
-            let Some(id) = self.delivered.pop_front() else { return false };
-            self.remove(&id);
+            if !self.drop_delivered() {
+                return false;
+            }
         }
         // Each id that was dropped early still stands here until its time comes.
         if self.finished.len() > 2 * self.count_max {
             let by_id = &self.by_id;
             self.finished.retain(|(_, id)| by_id.contains_key(id));
         }
+        true
+    }
+
+    /// Drops the sample whose result was delivered first; false where none was.
+    fn drop_delivered(&mut self) -> bool {
+        let Some(id) = self.delivered.pop_front() else { return false };
+        self.remove(&id);
         true
     }
 

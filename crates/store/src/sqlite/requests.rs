@@ -247,7 +247,8 @@ impl Tx<'_> {
                 result.place().map(|place| place.blake3),
             ))?;
         // What the index shows is committed, so that every id below has indeed arrived.
-        if let Some(next) = self.shared.index().next_seq(&known.model) {
+        let next = self.shared.index().next_seq(&known.model);
+        if let Some(next) = next {
             let update = "UPDATE runs SET next_seq = ?2 WHERE id = ?1 AND next_seq < ?2";
             self.conn.prepare_cached(update)?.execute((&known.model.0, next.0))?;
         }

@@ -56,17 +56,19 @@ impl Tx<'_> {
         self.check_blob(&new.blob)?;
         let before = snapshot(self.conn, id)?.map_or(-1, |old| old.applied_seq.0);
         let pending = "SELECT EXISTS (SELECT 1 FROM requests
-             WHERE model_id = ?1 AND seq_id <= ?2 AND state = 0)";
-        let applied = new.applied_seq.0;
+             WHERE model_id = ?1 AND seq_id <= ?2 AND seq_id > ?3 AND state = 0)";
+        let range = (&id.0, new.applied_seq.0, before);
         let pending: bool =
-            self.conn.prepare_cached(pending)?.query_row((&id.0, applied), |row| row.get(0))?;
-        if before > applied || pending {
+            self.conn.prepare_cached(pending)?.query_row(range, |row| row.get(0))?;
+        if before > new.applied_seq.0 || pending {
             // Its effect would be lost, or come twice after a restart.
-            return Err(Error::Conflict { what: format!("snapshot of {id} at {applied}") });
+            return Err(Error::Conflict {
+                what: format!("snapshot of {id} at {}", new.applied_seq),
+            });
         }
         self.conn
             .prepare_cached("INSERT OR REPLACE INTO snapshots VALUES (?1, ?2, ?3)")?
-            .execute((&id.0, applied, &new.blob.0))?;
+            .execute((&id.0, new.applied_seq.0, &new.blob.0))?;
         self.conn
             .prepare_cached(
                 "UPDATE requests SET body = NULL, body_segment = NULL, body_offset = NULL,
@@ -74,7 +76,7 @@ impl Tx<'_> {
                  WHERE model_id = ?1 AND seq_id <= ?2 AND seq_id > ?3
                     AND (body IS NOT NULL OR body_segment IS NOT NULL)",
             )?
-            .execute((&id.0, applied, before))?;
+            .execute(range)?;
         Ok(())
     }
 }

@@ -16,9 +16,11 @@ pub(crate) enum Message {
     /// A write that shares its commit with others.
     Write(Box<dyn Write>),
     /// Work between commits, when every reference is on disk.
-    Alone(Box<dyn FnOnce(&Connection, &Spool, &Shared) + Send>),
+    Alone(Alone),
     Stop,
 }
+
+type Alone = Box<dyn FnOnce(&Connection, &Spool, &Shared) + Send>;
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

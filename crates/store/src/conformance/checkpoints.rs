@@ -1,0 +1,217 @@
+//! Blobs, checkpoints, samplers, and completions that make them visible.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use tinsmith_types::ids::{ModelId, SamplingSessionId, TenantId};
+
+use super::{Fixture, done, failure, manifest};
+use crate::{
+    BlobId, CheckpointKind, CheckpointRecord, Completion, Effect, Error, NewCheckpoint,
+    NewSamplingSession, Outcome, Result, Retrieved,
+};
+
+const KIND: CheckpointKind = CheckpointKind::Weights;
+
+async fn stage(fixture: &Fixture, model: &ModelId, content: &str) -> BlobId {
+    let files = vec![("adapter_model.safetensors".to_owned(), Bytes::from(content.to_owned()))];
+    fixture.store.stage(manifest(model, 1), files).await.unwrap().0
+}
+
+fn checkpoint(model: &ModelId, name: &str, blob: &BlobId) -> NewCheckpoint {
+    NewCheckpoint {
+        model_id: model.clone(),
+        kind: KIND,
+        name: name.to_owned(),
+        blob: blob.clone(),
+        size_bytes: 3,
+        expires_at: None,
+        user_metadata: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+        overwrite: false,
+    }
+}
+
+/// Completes the run's request `seq` with a checkpoint.
+async fn save(fixture: &Fixture, seq: i64, new: NewCheckpoint) -> (Result<()>, Retrieved) {
+    let id = fixture.submit(&new.model_id, seq).await.unwrap().request_id;
+    let completion = Completion { effect: Effect::Checkpoint(new), ..done(&id, "saved") };
+    let result = fixture.store.complete(vec![completion]).await.remove(0);
+    (result, fixture.retrieve(&id).await.unwrap())
+}
+
+async fn find(fixture: &Fixture, model: &ModelId, name: &str) -> Result<CheckpointRecord> {
+    fixture.store.checkpoint(&fixture.tenant, model, KIND, name).await
+}
+
+#[tokio::test]
+async fn a_blob_is_named_by_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let model = fixture.model(0);
+    let blob = stage(&fixture, &model, "abc").await;
+    assert_eq!(stage(&fixture, &model, "abc").await, blob);
+    assert_ne!(stage(&fixture, &model, "abd").await, blob);
+    let (manifest, files) = fixture.store.blob(&blob).await.unwrap();
+    assert_eq!(manifest.model_id, model);
+    assert_eq!(manifest.lora, super::lora());
+    assert_eq!(files["adapter_model.safetensors"], "abc");
+    for name in ["../x", "a/b", "", ".hidden", "manifest.json"] {
+        let files = vec![(name.to_owned(), Bytes::new())];
+        let refused = fixture.store.stage(super::manifest(&model, 1), files).await;
+        assert!(matches!(refused, Err(Error::Io(_))), "{name}: {refused:?}");
+    }
+    for unknown in ["../..".to_owned(), "0".repeat(64)] {
+        let answer = fixture.store.blob(&BlobId(unknown)).await;
+        assert!(matches!(answer, Err(Error::NotFound { .. })), "{answer:?}");
+    }
+    let path = dir.path().join("blobs").join(&blob.0).join("adapter_model.safetensors");
+    std::fs::write(path, "abX").unwrap();
+    let Err(Error::Corrupted { what }) = fixture.store.blob(&blob).await else {
+        panic!("not seen")
+    };
+    assert_eq!(what, format!("file adapter_model.safetensors of blob {blob}"));
+}
+
+#[tokio::test]
+async fn a_checkpoint_comes_with_its_completion() {
+    let fixture = Fixture::new(None).await;
+    let model = fixture.create_run(0).await;
+    let blob = stage(&fixture, &model, "abc").await;
+    save(&fixture, 1, checkpoint(&model, "one", &blob)).await.0.unwrap();
+    let record = find(&fixture, &model, "one").await.unwrap();
+    assert_eq!((&record.blob, record.size_bytes, record.public), (&blob, 3, false));
+    assert_eq!(record.user_metadata["k"], "v");
+
+    let (taken, retrieved) = save(&fixture, 2, checkpoint(&model, "one", &blob)).await;
+    assert!(matches!(taken, Err(Error::NameTaken { .. })), "{taken:?}");
+    let message =
+        format!("a checkpoint named `one` exists already in {model}; choose another name");
+    let Retrieved::Finished { outcome, .. } = retrieved else { panic!("still pending") };
+    assert_eq!(outcome, Outcome::Failed(failure(&message)));
+
+    let other = stage(&fixture, &model, "other").await;
+    let new = NewCheckpoint { overwrite: true, ..checkpoint(&model, "one", &other) };
+    save(&fixture, 3, new).await.0.unwrap();
+    assert_eq!(find(&fixture, &model, "one").await.unwrap().blob, other);
+
+    let unknown = checkpoint(&model, "two", &BlobId("0".repeat(64)));
+    let (missing, retrieved) = save(&fixture, 4, unknown).await;
+    assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+    assert!(matches!(retrieved, Retrieved::Pending(_)), "{retrieved:?}");
+}
+
+#[tokio::test]
+async fn a_failed_request_makes_nothing_visible() {
+    let fixture = Fixture::new(None).await;
+    let model = fixture.create_run(0).await;
+    let claimed = fixture.store.claim(1, Duration::ZERO).await.unwrap().remove(0);
+    let failed = Completion {
+        outcome: Outcome::Failed(failure("no")),
+        effect: Effect::RunReady,
+        ..done(&claimed.request_id, "")
+    };
+    fixture.store.complete(vec![failed]).await.remove(0).unwrap();
+    assert!(!fixture.store.run(&fixture.tenant, &model).await.unwrap().ready);
+
+    let other = fixture.create_run(1).await;
+    let claimed = fixture.store.claim(1, Duration::ZERO).await.unwrap().remove(0);
+    let ready = Completion { effect: Effect::RunReady, ..done(&claimed.request_id, "") };
+    fixture.store.complete(vec![ready]).await.remove(0).unwrap();
+    assert!(fixture.store.run(&fixture.tenant, &other).await.unwrap().ready);
+}
+
+#[tokio::test]
+async fn checkpoints_are_listed_shared_and_expire() {
+    let fixture = Fixture::new(None).await;
+    let (store, tenant, b) = (&fixture.store, &fixture.tenant, TenantId::from("b"));
+    let model = fixture.create_run(0).await;
+    let blob = stage(&fixture, &model, "abc").await;
+    for (seq, name) in [(1, "one"), (2, "two")] {
+        save(&fixture, seq, checkpoint(&model, name, &blob)).await.0.unwrap();
+    }
+    let (page, total) = store.checkpoints(tenant, Some(&model), 1, 0).await.unwrap();
+    assert_eq!((page[0].name.as_str(), page.len(), total), ("two", 1, 2));
+    assert_eq!(store.checkpoints(tenant, Some(&fixture.model(9)), 9, 0).await.unwrap().1, 0);
+
+    store.set_checkpoint_public(tenant, &model, KIND, "one", true).await.unwrap();
+    assert!(store.checkpoint(&b, &model, KIND, "one").await.unwrap().public);
+    let foreign = store.delete_checkpoint(&b, &model, KIND, "one").await;
+    assert!(matches!(foreign, Err(Error::NotFound { .. })), "{foreign:?}");
+
+    let soon = jiff::Timestamp::UNIX_EPOCH + Duration::from_secs(5);
+    store.set_checkpoint_ttl(tenant, &model, KIND, "one", Some(soon)).await.unwrap();
+    assert_eq!(find(&fixture, &model, "one").await.unwrap().expires_at, Some(soon));
+    fixture.clock.advance(Duration::from_secs(5));
+    assert!(matches!(find(&fixture, &model, "one").await, Err(Error::NotFound { .. })));
+    assert_eq!(store.checkpoints(tenant, None, 9, 0).await.unwrap().1, 1);
+    // The name is free again before the sweep.
+    save(&fixture, 3, checkpoint(&model, "one", &blob)).await.0.unwrap();
+    store.delete_checkpoint(tenant, &model, KIND, "one").await.unwrap();
+    assert!(matches!(find(&fixture, &model, "one").await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_sweep_spares_what_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let model = fixture.create_run(0).await;
+    let named = stage(&fixture, &model, "named").await;
+    save(&fixture, 1, checkpoint(&model, "one", &named)).await.0.unwrap();
+    let unnamed = stage(&fixture, &model, "unnamed").await;
+    fixture.clock.advance(Duration::from_secs(3599));
+    fixture.store.sweep().await.unwrap();
+    fixture.store.blob(&unnamed).await.unwrap();
+    // Staging it again renews its grace.
+    let renewed = stage(&fixture, &model, "renewed").await;
+    fixture.clock.advance(Duration::from_secs(1));
+    fixture.store.sweep().await.unwrap();
+    assert!(matches!(fixture.store.blob(&unnamed).await, Err(Error::NotFound { .. })));
+    fixture.store.blob(&renewed).await.unwrap();
+    fixture.store.blob(&named).await.unwrap();
+
+    let fixture = fixture.reopen(dir.path());
+    fixture.store.delete_checkpoint(&fixture.tenant, &model, KIND, "one").await.unwrap();
+    fixture.store.sweep().await.unwrap();
+    fixture.store.blob(&named).await.unwrap();
+    fixture.clock.advance(Duration::from_secs(3600));
+    fixture.store.sweep().await.unwrap();
+    assert!(matches!(fixture.store.blob(&named).await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_sampler_is_found_by_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let model = fixture.create_run(0).await;
+    let new = NewSamplingSession {
+        id: SamplingSessionId(format!("{}:sample:0", fixture.session)),
+        session_id: fixture.session.clone(),
+        base_model: "nano".to_owned(),
+        base_digest: "00".to_owned(),
+        model_path: None,
+        blob: Some(stage(&fixture, &model, "abc").await),
+        digest: [3; 32],
+    };
+    let id = fixture.submit(&model, 1).await.unwrap().request_id;
+    let effect = Effect::SamplingSession(new.clone());
+    let completion = Completion { effect, ..done(&id, "saved") };
+    fixture.store.complete(vec![completion]).await.remove(0).unwrap();
+    let record = fixture.store.sampling_session(&fixture.tenant, &new.id).await.unwrap();
+    assert_eq!(record.blob, new.blob);
+
+    let fixture = fixture.reopen(dir.path());
+    let (store, tenant) = (&fixture.store, &fixture.tenant);
+    assert_eq!(store.create_sampling_session(tenant, new.clone()).await.unwrap(), record);
+    let other = NewSamplingSession { digest: [4; 32], ..new };
+    let conflict = store.create_sampling_session(tenant, other).await;
+    assert!(matches!(conflict, Err(Error::Conflict { .. })), "{conflict:?}");
+    // A sampler outlives its session by the time after which a silent session expires.
+    store.finish_session(tenant, &fixture.session, "success").await.unwrap();
+    fixture.clock.advance(Duration::from_secs(86_399));
+    store.sweep().await.unwrap();
+    store.sampling_session(tenant, &record.id).await.unwrap();
+    fixture.clock.advance(Duration::from_secs(1));
+    store.sweep().await.unwrap();
+    let gone = store.sampling_session(tenant, &record.id).await;
+    assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+}

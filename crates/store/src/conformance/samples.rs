@@ -1,0 +1,137 @@
+//! Samples: in memory, bounded, and gone after a restart.
+
+use std::time::Duration;
+
+use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId};
+
+use super::{Fixture, done, failure};
+use crate::{Error, NewSample, NewSamplingSession, Outcome, RequestKind, Retrieved};
+
+async fn sampler(fixture: &Fixture) -> SamplingSessionId {
+    let id = SamplingSessionId(format!("{}:sample:0", fixture.session));
+    let new = NewSamplingSession {
+        id: id.clone(),
+        session_id: fixture.session.clone(),
+        base_model: "nano".to_owned(),
+        base_digest: "00".to_owned(),
+        model_path: None,
+        blob: None,
+        digest: [0; 32],
+    };
+    fixture.store.create_sampling_session(&fixture.tenant, new).await.unwrap();
+    id
+}
+
+fn sample(sampler: &SamplingSessionId, seq: i64) -> NewSample {
+    NewSample {
+        sampling_session_id: sampler.clone(),
+        seq_id: Some(SeqId(seq)),
+        body: vec![0; 100].into(),
+        digest: [1; 32],
+        refused: None,
+    }
+}
+
+async fn submit(
+    fixture: &Fixture,
+    sampler: &SamplingSessionId,
+    seq: i64,
+) -> Result<RequestId, Error> {
+    let submitted = fixture.store.submit_sample(&fixture.tenant, sample(sampler, seq)).await?;
+    Ok(submitted.request_id)
+}
+
+#[tokio::test]
+async fn a_sample_walks_through() {
+    let fixture = Fixture::new(None).await;
+    let sampler = sampler(&fixture).await;
+    let id = submit(&fixture, &sampler, 0).await.unwrap();
+    assert_eq!(submit(&fixture, &sampler, 0).await.unwrap(), id);
+    let mut other = sample(&sampler, 0);
+    other.digest = [2; 32];
+    let other = fixture.store.submit_sample(&fixture.tenant, other).await;
+    assert!(matches!(other, Err(Error::Conflict { .. })), "{other:?}");
+    let foreign = fixture.store.submit_sample(&"b".into(), sample(&sampler, 1)).await;
+    assert!(matches!(foreign, Err(Error::NotFound { .. })), "{foreign:?}");
+
+    let claimed = fixture.store.claim(10, Duration::ZERO).await.unwrap();
+    assert_eq!(
+        (claimed.len(), claimed[0].kind, claimed[0].body.len()),
+        (1, RequestKind::Sample, 100)
+    );
+    fixture.store.complete(vec![done(&id, "tokens")]).await.remove(0).unwrap();
+    let expected =
+        Retrieved::Finished { kind: RequestKind::Sample, outcome: Outcome::Done("tokens".into()) };
+    assert_eq!(fixture.retrieve(&id).await.unwrap(), expected);
+    assert_eq!(fixture.retrieve(&id).await.unwrap(), expected);
+    let foreign = fixture.store.retrieve(&"b".into(), &id, Duration::ZERO).await;
+    assert!(matches!(foreign, Err(Error::NotFound { .. })), "{foreign:?}");
+}
+
+#[tokio::test]
+async fn a_sample_of_an_earlier_start_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let sampler = sampler(&fixture).await;
+    let id = submit(&fixture, &sampler, 0).await.unwrap();
+    let fixture = fixture.reopen(dir.path());
+    assert_eq!(fixture.retrieve(&id).await.unwrap(), Retrieved::Gone);
+    let foreign = fixture.store.retrieve(&"b".into(), &id, Duration::ZERO).await;
+    assert!(matches!(foreign, Err(Error::NotFound { .. })), "{foreign:?}");
+    for garbage in ["smp-1-2-3", "smp-", "x", &id.0.replace("smp", "req"), &id.0[..40]] {
+        let answer = fixture.retrieve(&garbage.into()).await;
+        assert!(matches!(answer, Err(Error::NotFound { .. })), "{garbage}: {answer:?}");
+    }
+    assert_ne!(submit(&fixture, &sampler, 0).await.unwrap(), id);
+}
+
+#[tokio::test]
+async fn the_table_is_bounded() {
+    let fixture = Fixture::new(None).await;
+    let sampler = sampler(&fixture).await;
+    let mut ids = Vec::new();
+    for seq in 0..8 {
+        ids.push(submit(&fixture, &sampler, seq).await.unwrap());
+    }
+    let full = submit(&fixture, &sampler, 8).await;
+    assert!(matches!(full, Err(Error::Full)), "{full:?}");
+    // What has been delivered makes room for what is new; what has not stays.
+    for id in &ids[..2] {
+        fixture.store.complete(vec![done(id, "x")]).await.remove(0).unwrap();
+    }
+    assert!(matches!(submit(&fixture, &sampler, 8).await, Err(Error::Full)));
+    fixture.retrieve(&ids[1]).await.unwrap();
+    submit(&fixture, &sampler, 8).await.unwrap();
+    assert_eq!(fixture.retrieve(&ids[1]).await.unwrap(), Retrieved::Gone);
+    assert!(matches!(fixture.retrieve(&ids[0]).await.unwrap(), Retrieved::Finished { .. }));
+    // Bytes are bounded too.
+    let mut large = sample(&sampler, 9);
+    large.body = vec![0; 3500].into();
+    let full = fixture.store.submit_sample(&fixture.tenant, large).await;
+    assert!(matches!(full, Err(Error::Full)), "{full:?}");
+
+    fixture.clock.advance(Duration::from_secs(600));
+    fixture.store.sweep().await.unwrap();
+    assert_eq!(fixture.retrieve(&ids[0]).await.unwrap(), Retrieved::Gone);
+    assert_eq!(fixture.claim_seqs().await, [2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[tokio::test]
+async fn a_cancelled_sample_is_not_claimed() {
+    let fixture = Fixture::new(None).await;
+    let sampler = sampler(&fixture).await;
+    let id = submit(&fixture, &sampler, 0).await.unwrap();
+    submit(&fixture, &sampler, 1).await.unwrap();
+    for _ in 0..2 {
+        fixture.store.cancel_sample(&fixture.tenant, &id).await.unwrap();
+    }
+    let mut refused = sample(&sampler, 2);
+    refused.refused = Some(failure("too long"));
+    let refused = fixture.store.submit_sample(&fixture.tenant, refused).await.unwrap();
+    assert_eq!(fixture.claim_seqs().await, [1]);
+    for (id, message) in [(&id, "cancelled"), (&refused.request_id, "too long")] {
+        let outcome = Outcome::Failed(failure(message));
+        let expected = Retrieved::Finished { kind: RequestKind::Sample, outcome };
+        assert_eq!(fixture.retrieve(id).await.unwrap(), expected);
+    }
+}
