@@ -1,14 +1,24 @@
 //! *When* it runs: batching, KV cache, sampling, losses, optimizers, adapters.
 //!
 //! Synchronous and deterministic: no clock, no async, no files. A caller submits [`Work`] and calls
-//! `Engine::step` until its ticket comes back. A new loss goes in `loss/`, an optimizer in `optim/`.
+//! [`Engine::step`] until its ticket comes back. A new loss goes in `loss/`, an optimizer in `optim/`.
 
 mod config;
+mod device;
+mod engine;
 mod error;
+mod loss;
+mod optim;
+mod sample;
+mod train;
 mod work;
 
 pub use config::Config;
+pub use engine::Engine;
 pub use error::{Error, Result};
+pub use tinsmith_model::{
+    config::DecoderConfig, decoder::Decoder, files::ModelDir, lora::LoraSpec, peft::Files,
+};
 pub use work::{
     AdamParams, Datum, Failure, Output, Parts, RunKey, SampleJob, SampleOutput, SamplerKey,
     Sequence, Stats, Stop, StopReason, Ticket, Work,

@@ -70,7 +70,7 @@ pub struct AdamParams {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay, as torch's AdamW.
+    /// Decoupled weight decay, as torch's `AdamW`.
     pub weight_decay: f64,
     /// The gradient is scaled down to this norm over all tensors of the adapter; 0 or less is off.
     pub grad_clip_norm: f64,

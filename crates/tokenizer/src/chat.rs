@@ -141,12 +141,11 @@ impl Config {
 }
 
 /// JSON as Python writes it: spaces after separators and no escapes for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "the form that minijinja calls filters in")]
 fn tojson(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     let indent = options.get::<Option<Value>>("indent")?;
     // transformers always writes characters beyond ASCII as they are.
-    let _ = options.get::<Option<bool>>("ensure_ascii")?;
-    let _ = options.get::<Option<Value>>("separators")?;
-    let _ = options.get::<Option<bool>>("sort_keys")?;
+    options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
     let escaped =
         minijinja::filters::tojson(value, indent, Kwargs::from_iter::<[(&str, Value); 0]>([]))?;

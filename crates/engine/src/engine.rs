@@ -1,0 +1,271 @@
+//! The engine's face: runs and samplers come and go, work is submitted, steps are made.
+
+use std::sync::Arc;
+
+use tinsmith_backend::{ATTENTION_TILE, Backend};
+use tinsmith_model::{
+    config::DecoderConfig, decoder::Decoder, lora::LoraSpec, peft, peft::Files,
+    workspace::Workspace,
+};
+use tinsmith_tokenizer::Tokenizer;
+
+use crate::{
+    Config, Error, Failure, Output, Parts, Result, RunKey, SamplerKey, Stats, Ticket, Work,
+    device::Device,
+    sample::{Sampling, StopSource},
+    train::{ForwardRequest, Run, Trainer},
+};
+
+/// A ticket with what its work gave.
+pub(crate) type Finished = (Ticket, Result<Output, Failure>);
+
+/// A base model with its training runs and samplers.
+///
+/// Not for several threads at a time: one thread owns it and calls [`Engine::step`] while there is work.
+#[derive(Debug)]
+pub struct Engine<B: Backend> {
+    config: Config,
+    device: Device<B>,
+    trainer: Trainer<B>,
+    sampling: Sampling<B>,
+    /// Given out by the next step.
+    done: Vec<Finished>,
+    turn: Turn,
+    steps: u64,
+}
+
+/// Which kind of step comes next when there is work of both.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Turn {
+    Train,
+    Sample,
+}
+
+impl<B: Backend> Engine<B> {
+    /// An engine without runs and samplers. `end_tokens` end a text unless a job says otherwise; without a
+    /// `tokenizer`, stop strings are refused.
+    ///
+    /// # Errors
+    /// A limit that leaves no room for any work, or no room on the device for the cache.
+    pub fn new(
+        mut backend: B,
+        decoder: Decoder<B>,
+        end_tokens: Vec<u32>,
+        tokenizer: Option<Arc<Tokenizer>>,
+        config: Config,
+    ) -> Result<Self> {
+        check_config(&config)?;
+        let workspace = Workspace::new(&mut backend, decoder.config())?;
+        let mut device = Device { backend, decoder, workspace };
+        let stops = StopSource { end_tokens, tokenizer };
+        let sampling = Sampling::new(&mut device, &config, stops)?;
+        Ok(Self {
+            config,
+            device,
+            trainer: Trainer::new(),
+            sampling,
+            done: Vec::new(),
+            turn: Turn::Train,
+            steps: 0,
+        })
+    }
+
+    /// The base model's switches.
+    pub fn decoder_config(&self) -> &DecoderConfig {
+        self.device.decoder.config()
+    }
+
+    /// The kernel set in use with its version, e.g. `f32.1`.
+    pub fn kernel_set(&self) -> &str {
+        self.device.backend.kernel_set()
+    }
+
+    /// Tokens of a prompt with its completion at most.
+    pub fn max_model_len(&self) -> usize {
+        self.sampling.context()
+    }
+
+    /// Makes a run with a new adapter.
+    ///
+    /// # Errors
+    /// A spec that no adapter can have, or no room.
+    pub fn create_run(&mut self, run: RunKey, spec: LoraSpec) -> Result<()> {
+        spec.check()?;
+        self.trainer.check_new(&self.device, &self.config, run, Some(&spec))?;
+        let Device { backend, decoder, .. } = &mut self.device;
+        self.trainer.insert(run, Run::new(backend, decoder.config(), spec)?);
+        Ok(())
+    }
+
+    /// Makes a run from files. Parts that are not asked for, or not in the files, are zero.
+    ///
+    /// # Errors
+    /// Files that do not fit this base model, or no room.
+    pub fn restore_run(&mut self, run: RunKey, files: &Files, parts: Parts) -> Result<()> {
+        self.trainer.check_new(&self.device, &self.config, run, None)?;
+        let Device { backend, decoder, .. } = &mut self.device;
+        let restored = Run::restore(backend, decoder.config(), files, parts)?;
+        let spec = *restored.adapter.spec();
+        self.trainer.check_new(&self.device, &self.config, run, Some(&spec))?;
+        self.trainer.insert(run, restored);
+        Ok(())
+    }
+
+    /// Loads a checkpoint into an idle run. Its pending gradient is cleared; without `optimizer`, the moments
+    /// and the step count are too.
+    ///
+    /// # Errors
+    /// Files of another kind of adapter than the run's, or without the optimizer's state where it is asked
+    /// for; the run is as before.
+    pub fn load_run(&mut self, run: RunKey, files: &Files, optimizer: bool) -> Result<()> {
+        let Device { backend, decoder, .. } = &mut self.device;
+        self.trainer.idle_mut(run)?.load(backend, decoder.config(), files, optimizer)
+    }
+
+    /// The state of an idle run as files.
+    ///
+    /// # Errors
+    /// The run is not resident, or has work in its queue.
+    pub fn export_run(
+        &mut self,
+        run: RunKey,
+        parts: Parts,
+        base_model_name: &str,
+    ) -> Result<Files> {
+        let Device { backend, decoder, .. } = &mut self.device;
+        let run = self.trainer.idle_mut(run)?;
+        Ok(run.export(backend, decoder.config(), parts, base_model_name))
+    }
+
+    /// Frees a run; its queued work fails.
+    pub fn drop_run(&mut self, run: RunKey) {
+        self.trainer.remove(run, &mut self.done);
+    }
+
+    /// Makes a sampler from an adapter's files, or of the base model alone.
+    ///
+    /// # Errors
+    /// Files that do not fit this base model, or no room.
+    pub fn create_sampler(&mut self, sampler: SamplerKey, files: Option<&Files>) -> Result<()> {
+        self.sampling.check_new(&self.config, sampler)?;
+        let Device { backend, decoder, .. } = &mut self.device;
+        let adapter = match files {
+            Some(files) => Some(peft::read_adapter(backend, decoder.config(), files)?),
+            None => None,
+        };
+        self.sampling.insert(sampler, adapter);
+        Ok(())
+    }
+
+    /// Makes a sampler of a run's weights as they are after the work that has been done.
+    ///
+    /// # Errors
+    /// The run is not resident, or there is no room.
+    pub fn snapshot_sampler(&mut self, sampler: SamplerKey, run: RunKey) -> Result<()> {
+        self.sampling.check_new(&self.config, sampler)?;
+        let adapter = self.trainer.get(run)?.adapter.copy(&mut self.device.backend)?;
+        self.sampling.insert(sampler, Some(adapter));
+        Ok(())
+    }
+
+    /// Frees a sampler; its jobs fail.
+    pub fn drop_sampler(&mut self, sampler: SamplerKey) {
+        self.sampling.remove(sampler, &mut self.done);
+    }
+
+    /// Checks work and queues it.
+    ///
+    /// # Errors
+    /// [`Error::User`] is the caller's message; [`Error::Full`] asks to come back later. Nothing is queued.
+    pub fn submit(&mut self, ticket: Ticket, work: Work) -> Result<()> {
+        let Self { config, device, trainer, sampling, .. } = self;
+        match work {
+            Work::ForwardBackward { run, datums, loss, config: options, forward_only } => {
+                let request = ForwardRequest { datums, loss, config: options, forward_only };
+                trainer.submit_forward(device, config, (ticket, run), request)
+            }
+            Work::OptimStep { run, params } => trainer.submit_optim(config, (ticket, run), params),
+            Work::Sample { sampler, job } => {
+                sampling.submit(device, config, (ticket, sampler), job)
+            }
+        }
+    }
+
+    /// Forgets a sampling job and frees its blocks at once; nothing is reported for it. Training work cannot
+    /// be taken back.
+    pub fn cancel(&mut self, ticket: Ticket) {
+        self.sampling.cancel(ticket);
+    }
+
+    /// Schedules, runs and takes in one step, of training and sampling in turn. Gives the work that finished.
+    pub fn step(&mut self) -> Vec<(Ticket, Result<Output, Failure>)> {
+        let mut done = std::mem::take(&mut self.done);
+        let turn = match (self.trainer.queued() > 0, !self.sampling.is_idle()) {
+            (true, true) => self.turn,
+            (true, false) => Turn::Train,
+            (false, true) => Turn::Sample,
+            (false, false) => return done,
+        };
+        self.steps += 1;
+        match turn {
+            Turn::Train => {
+                self.trainer.step(&mut self.device, &self.config, &mut done);
+                self.turn = Turn::Sample;
+            }
+            Turn::Sample => {
+                self.sampling.step(&mut self.device, &mut done);
+                self.turn = Turn::Train;
+            }
+        }
+        done
+    }
+
+    /// Whether a step would do nothing and give nothing.
+    pub fn is_idle(&self) -> bool {
+        self.done.is_empty() && self.trainer.queued() == 0 && self.sampling.is_idle()
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> Stats {
+        let scheduler = &self.sampling.scheduler;
+        Stats {
+            steps: self.steps,
+            train_tokens: self.trainer.tokens,
+            prefill_tokens: self.sampling.prefill_tokens,
+            decode_tokens: self.sampling.decode_tokens,
+            preemptions: scheduler.preemptions,
+            running: scheduler.num_running(),
+            waiting: scheduler.num_waiting(),
+            training_queue: self.trainer.queued(),
+            kv_blocks_used: scheduler.blocks_used(),
+            kv_blocks: self.config.kv_blocks,
+            runs: self.trainer.num_runs(),
+            samplers: self.sampling.num_samplers(),
+        }
+    }
+}
+
+fn check_config(config: &Config) -> Result<()> {
+    let limits = [
+        ("train_tokens_max", config.train_tokens_max),
+        ("activation_bytes_max", config.activation_bytes_max),
+        ("training_queue_max", config.training_queue_max),
+        ("prefill_tokens_max", config.prefill_tokens_max),
+        ("max_num_seqs", config.max_num_seqs),
+        ("kv_blocks", config.kv_blocks),
+        ("max_model_len", config.max_model_len),
+        ("waiting_sequences_max", config.waiting_sequences_max),
+        ("num_samples_max", config.num_samples_max),
+        ("runs_max", config.runs_max),
+        ("samplers_max", config.samplers_max),
+    ];
+    for (name, limit) in limits {
+        if limit == 0 {
+            return Err(Error::internal(format!("{name} is 0; it must be at least 1")));
+        }
+    }
+    if config.kv_blocks > u32::MAX as usize / ATTENTION_TILE {
+        return Err(Error::internal(format!("kv_blocks = {} is too many", config.kv_blocks)));
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! What training work must look like before it is queued.
+
+use crate::{Datum, Error, Result, loss::Loss};
+
+/// What a datum may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) vocab_size: usize,
+    /// The model's context.
+    pub(crate) positions_max: usize,
+    /// The longest datum whose activations fit.
+    pub(crate) tokens_max: usize,
+}
+
+/// Refuses datums that cannot be computed, and names the place.
+pub(crate) fn check_datums(loss: &Loss, datums: &[Datum], limits: &Limits) -> Result<()> {
+    let Some(first) = datums.first() else {
+        return Err(Error::user("the data is empty; give at least one datum"));
+    };
+    for (index, datum) in datums.iter().enumerate() {
+        check_datum(loss, datum, limits)
+            .map_err(|problem| Error::user(format!("datum {index}: {problem}")))?;
+        if datum.per_row != first.per_row {
+            let message = format!(
+                "datum {index}: target_tokens has {} candidates a token and datum 0 has {}; \
+                 give all datums of a request the same number",
+                datum.per_row, first.per_row
+            );
+            return Err(Error::user(message));
+        }
+    }
+    Ok(())
+}
+
+fn check_datum(loss: &Loss, datum: &Datum, limits: &Limits) -> Result<(), String> {
+    let tokens = datum.tokens.len();
+    if tokens == 0 {
+        return Err("model_input has no tokens".to_owned());
+    }
+    if tokens > limits.positions_max {
+        let context = limits.positions_max;
+        return Err(format!("{tokens} tokens do not fit the model's context of {context}"));
+    }
+    if tokens > limits.tokens_max {
+        let most = limits.tokens_max;
+        return Err(format!("{tokens} tokens do not fit this server's memory; {most} do"));
+    }
+    check_ids("model_input", &datum.tokens, limits.vocab_size)?;
+    if datum.per_row == 0 || datum.per_row > 1 && !loss.candidates {
+        return Err(format!("{} takes one target a token, not {}", loss.name, datum.per_row));
+    }
+    let cells = tokens * datum.per_row;
+    check_length("target_tokens", datum.targets.len(), cells, tokens)?;
+    check_ids("target_tokens", &datum.targets, limits.vocab_size)?;
+    for input in loss.inputs {
+        match datum.values.get(input.name) {
+            Some(values) => {
+                check_length(input.name, values.len(), cells, tokens)?;
+                if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                    return Err(format!("{}[{at}] = {} is not finite", input.name, values[at]));
+                }
+            }
+            None if input.default.is_some() => {}
+            None => return Err(format!("{} needs {:?} in loss_fn_inputs", loss.name, input.name)),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses tokens that the model does not have.
+pub(crate) fn check_ids(name: &str, ids: &[u32], vocab_size: usize) -> Result<(), String> {
+    match ids.iter().position(|&id| id as usize >= vocab_size) {
+        Some(at) => {
+            let id = ids[at];
+            Err(format!("{name}[{at}] = {id} is outside the vocabulary of {vocab_size} tokens"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_length(name: &str, length: usize, cells: usize, tokens: usize) -> Result<(), String> {
+    if length == cells {
+        return Ok(());
+    }
+    Err(format!("{name} has {length} values where {tokens} tokens of model_input need {cells}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { vocab_size: 10, positions_max: 8, tokens_max: 6 };
+
+    fn datum(tokens: usize) -> Datum {
+        Datum {
+            tokens: vec![1; tokens],
+            targets: vec![2; tokens],
+            per_row: 1,
+            values: BTreeMap::new(),
+        }
+    }
+
+    fn check(loss: &str, datum: &Datum, expected: &str) {
+        let loss = Loss::find(loss).unwrap();
+        let message = match check_datums(loss, std::slice::from_ref(datum), &LIMITS) {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn messages_name_the_place() {
+        let good = datum(3);
+        let with = |name: &str, values: &[f32]| Datum {
+            values: BTreeMap::from([(name.to_owned(), values.to_vec())]),
+            ..good.clone()
+        };
+        check("cross_entropy", &good, "ok");
+        check("cross_entropy", &with("weights", &[1.0, -1.0, 0.0]), "ok");
+        check("cross_entropy", &with("unknown", &[f32::NAN]), "ok");
+        check("cross_entropy", &datum(0), "datum 0: model_input has no tokens");
+        check(
+            "cross_entropy",
+            &datum(7),
+            "datum 0: 7 tokens do not fit this server's memory; 6 do",
+        );
+        check("cross_entropy", &datum(9), "datum 0: 9 tokens do not fit the model's context of 8");
+        check(
+            "cross_entropy",
+            &Datum { targets: vec![1, 2, 10], ..good.clone() },
+            "datum 0: target_tokens[2] = 10 is outside the vocabulary of 10 tokens",
+        );
+        check(
+            "cross_entropy",
+            &Datum { targets: vec![1, 2], ..good.clone() },
+            "datum 0: target_tokens has 2 values where 3 tokens of model_input need 3",
+        );
+        check(
+            "cross_entropy",
+            &with("weights", &[1.0, f32::NAN, 0.0]),
+            "datum 0: weights[1] = NaN is not finite",
+        );
+        check(
+            "importance_sampling",
+            &with("logprobs", &[0.0; 3]),
+            "datum 0: importance_sampling needs \"advantages\" in loss_fn_inputs",
+        );
+        check(
+            "importance_sampling",
+            &Datum { per_row: 2, targets: vec![0; 6], ..good.clone() },
+            "datum 0: importance_sampling takes one target a token, not 2",
+        );
+    }
+}
