@@ -104,3 +104,23 @@ pub enum Category {
     #[serde(other)]
     Unknown,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_category_reads_as_unknown() {
+        let failed: Failed = serde_json::from_str(r#"{"error":"e","category":"weird"}"#).unwrap();
+        assert_eq!(failed.category, Category::Unknown);
+    }
+
+    #[test]
+    fn status_words_are_written() {
+        let metadata = CompleteMetadata { response_payload_size: 5 };
+        assert_eq!(
+            serde_json::to_string(&metadata).unwrap(),
+            r#"{"status":"complete_metadata","response_payload_size":5}"#
+        );
+    }
+}

@@ -48,7 +48,7 @@ pub fn read<T: Request>(body: &[u8]) -> Result<Read<T>, Error> {
     let mut note = |path: serde_ignored::Path<'_>| {
         let field = dotted(&path);
         if let Some((_, name)) = T::MISTAKEN.iter().find(|(mistake, _)| *mistake == field) {
-            if !is_null(body, &field) {
+            if mistaken.is_none() && !is_null(body, &field) {
                 mistaken = Some((field, *name));
             }
         } else if field.rsplit('.').next() != Some("type")

@@ -122,3 +122,86 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(body)
         .map_err(|error| Error::Json { at: String::new(), message: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::proto::Tensor;
+    use crate::weights::Secret;
+
+    use super::*;
+
+    fn sampler_save(seq_id: i64, sampling_session_seq_id: i64) -> QueuedRequest {
+        let body = format!(
+            r#"{{"model_id":"m","seq_id":{seq_id},"sampling_session_seq_id":{sampling_session_seq_id}}}"#
+        );
+        QueuedRequest::decode("save_weights_for_sampler", &body.into()).unwrap()
+    }
+
+    #[test]
+    fn retry_of_an_unnamed_save_has_the_same_digest() {
+        let first = sampler_save(3, 0);
+        let retry = sampler_save(3, 1);
+        assert_eq!(first.digest_input(), retry.digest_input());
+        assert_ne!(first.encode(), retry.encode());
+        assert_ne!(first.digest_input(), sampler_save(4, 0).digest_input());
+    }
+
+    #[test]
+    fn token_is_not_stored() {
+        let body = Bytes::from_static(br#"{"path":"p","weights_access_token":"eyJsecret"}"#);
+        let request = QueuedRequest::decode("load_weights", &body).unwrap();
+        let QueuedRequest::LoadWeights(load) = &request else { panic!("{request:?}") };
+        assert_eq!(load.weights_access_token, Some(Secret("eyJsecret".into())));
+        let stored = request.encode();
+        assert_eq!(stored[..], *br#"{"type":"load_weights","path":"p","optimizer":false}"#);
+    }
+
+    #[test]
+    fn defaults_are_stored_so_that_spelling_does_not_matter() {
+        let encode = |body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            QueuedRequest::decode("optim_step", &body).unwrap().encode()
+        };
+        assert_eq!(
+            encode(r#"{"model_id":"m","seq_id":1,"adam_params":{"learning_rate":0.0001}}"#),
+            encode(
+                r#"{"adam_params":{"beta2":0.95},"seq_id":1,"model_id":"m","type":"optim_step"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn arrays_are_not_copied() {
+        let datum = proto::Datum {
+            loss_fn_inputs: BTreeMap::from([(
+                "weights".to_owned(),
+                Tensor::dense_f32(&[1.0; 1000], vec![1000]),
+            )]),
+            ..Default::default()
+        };
+        let request = proto::ForwardBackwardRequest { data: vec![datum], ..Default::default() };
+        let stored = QueuedRequest::from_proto(request).encode();
+        let read = QueuedRequest::decode("forward_backward", &stored).unwrap();
+        let QueuedRequest::ForwardBackward(read) = read else { panic!("{read:?}") };
+        let array = read.data[0].loss_fn_inputs["weights"].stored();
+        assert!(stored.as_ptr_range().contains(&array.as_ptr()));
+    }
+
+    #[test]
+    fn kinds_have_one_name() {
+        let forward = proto::ForwardBackwardRequest { forward_only: true, ..Default::default() };
+        for (request, name) in [
+            (QueuedRequest::from_proto(forward), "forward"),
+            (QueuedRequest::from_proto(Default::default()), "forward_backward"),
+        ] {
+            assert_eq!(request.kind_name(), name);
+            assert_eq!(QueuedRequest::decode(name, &request.encode()).unwrap(), request);
+        }
+        assert_eq!(
+            QueuedRequest::decode("forwards", &Bytes::new()).unwrap_err().to_string(),
+            "read a queued request of the unknown kind `forwards`"
+        );
+    }
+}

@@ -469,3 +469,6 @@ pub struct UnloadModelResponse {
     /// The run.
     pub model_id: ModelId,
 }
+
+#[cfg(test)]
+mod tests;

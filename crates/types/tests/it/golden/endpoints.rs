@@ -1,0 +1,168 @@
+//! Which type belongs to which endpoint.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use tinsmith_types::error::ErrorBody;
+use tinsmith_types::json::{self, Request};
+use tinsmith_types::queued::QueuedRequest;
+use tinsmith_types::{
+    checkpoints, futures, runs, sampling, service, session, telemetry, training, weights,
+};
+
+use super::{Result, round_trip, same};
+
+type Check = fn(&Value) -> Result;
+
+/// `METHOD path`, ids and names replaced by stars; for a poll followed by what is waited for.
+pub(super) fn name(request: &Value) -> String {
+    let path = request["path"].as_str().unwrap_or_default().trim_start_matches("/api/v1/");
+    let mut segments: Vec<&str> = path.split('/').collect();
+    for i in 1..segments.len() {
+        let is_id = match segments[i - 1] {
+            "sessions" => segments[i] != "search",
+            "training_runs" | "samplers" | "dl" => true,
+            "weights" | "sampler_weights" | "external_weights" => true,
+            _ => false,
+        };
+        if is_id {
+            segments[i] = "*";
+        }
+    }
+    let method = request["method"].as_str().unwrap_or_default();
+    let waits_for = request["headers"]["x-tinker-request-type"].as_str();
+    let waits_for = waits_for.map(|kind| format!(" {kind}")).unwrap_or_default();
+    format!("{method} {}{waits_for}", segments.join("/"))
+}
+
+pub(super) fn request(endpoint: &str) -> Option<Check> {
+    if endpoint.starts_with("POST retrieve_future ") {
+        return Some(read::<futures::RetrieveFutureRequest>);
+    }
+    Some(match endpoint {
+        "POST client/config" | "POST client/dynamic_config" => read::<service::ClientConfigRequest>,
+        "POST create_session" => read::<session::CreateSessionRequest>,
+        "POST session_heartbeat" => read::<session::HeartbeatRequest>,
+        "POST sessions/*/finish" => read::<session::FinishSessionRequest>,
+        "POST telemetry" => read::<telemetry::TelemetryRequest>,
+        "POST get_info" => read::<training::GetInfoRequest>,
+        "POST create_model" => |body| {
+            queued("create_model", body)?;
+            read::<training::CreateModelRequest>(body)
+        },
+        "POST optim_step" => |body| {
+            queued("optim_step", body)?;
+            read::<training::OptimStepRequest>(body)
+        },
+        "POST save_weights" => |body| {
+            queued("save_weights", body)?;
+            read::<weights::SaveWeightsRequest>(body)
+        },
+        "POST save_weights_for_sampler" => |body| {
+            queued("save_weights_for_sampler", body)?;
+            read::<weights::SaveWeightsForSamplerRequest>(body)
+        },
+        "POST load_weights" => |body| {
+            queued("load_weights", body)?;
+            read::<weights::LoadWeightsRequest>(body)
+        },
+        "POST asample" => |body| {
+            queued("sample", body)?;
+            read::<sampling::SampleRequest>(body)
+        },
+        "POST create_sampling_session" => read::<sampling::CreateSamplingSessionRequest>,
+        "POST cancel_future" => read::<futures::CancelFutureRequest>,
+        "POST weights_info" => read::<weights::WeightsInfoRequest>,
+        "PUT training_runs/*/checkpoints/weights/*/ttl"
+        | "PUT training_runs/*/checkpoints/external_weights/*/ttl" => {
+            read::<checkpoints::SetTtlRequest>
+        }
+        _ => return None,
+    })
+}
+
+pub(super) fn response(endpoint: &str, exchange: &Value) -> Option<Check> {
+    let status = exchange["response"]["status"].as_u64().unwrap_or_default();
+    let json = &exchange["response"]["body"]["json"];
+    if status == 408 && json.get("queue_state").is_some() {
+        return Some(round_trip::<futures::Pending>);
+    }
+    if !(200..300).contains(&status) {
+        return Some(round_trip::<ErrorBody>);
+    }
+    Some(match endpoint {
+        "GET healthz" => round_trip::<service::Health>,
+        "POST client/config" => round_trip::<service::ClientConfig>,
+        "POST client/dynamic_config" => round_trip::<service::DynamicConfig>,
+        "GET get_server_capabilities" => round_trip::<service::Capabilities>,
+        "POST create_session" => round_trip::<session::CreateSessionResponse>,
+        "POST session_heartbeat" => round_trip::<session::HeartbeatResponse>,
+        "GET sessions" => round_trip::<session::ListSessionsResponse>,
+        "GET sessions/*" => round_trip::<session::SessionInfo>,
+        "POST telemetry" => round_trip::<telemetry::TelemetryResponse>,
+        "POST get_info" => round_trip::<training::GetInfoResponse>,
+        "POST create_model"
+        | "POST forward_backward"
+        | "POST optim_step"
+        | "POST save_weights"
+        | "POST save_weights_for_sampler"
+        | "POST load_weights"
+        | "POST asample"
+        | "POST save_weights_external"
+        | "POST create_custom_loss" => round_trip::<futures::UntypedFuture>,
+        "POST create_sampling_session" => round_trip::<sampling::CreateSamplingSessionResponse>,
+        "GET samplers/*" => round_trip::<sampling::SamplerInfo>,
+        "POST weights_info" => round_trip::<weights::WeightsInfoResponse>,
+        "GET training_runs" => round_trip::<runs::ListTrainingRunsResponse>,
+        "GET training_runs/*" => round_trip::<runs::TrainingRun>,
+        "GET checkpoints" | "GET training_runs/*/checkpoints" => {
+            round_trip::<checkpoints::ListCheckpointsResponse>
+        }
+        poll if poll.starts_with("POST retrieve_future ") => return result(poll, json),
+        _ => return None,
+    })
+}
+
+/// In the order in which clients tell them apart.
+fn result(poll: &str, json: &Value) -> Option<Check> {
+    if json["type"] == "try_again" {
+        return Some(round_trip::<futures::TryAgain>);
+    }
+    if json["status"] == "complete_metadata" {
+        return Some(round_trip::<futures::CompleteMetadata>);
+    }
+    if json.get("error").is_some() {
+        return Some(round_trip::<futures::Failed>);
+    }
+    Some(match poll.rsplit(' ').next()? {
+        "CreateModel" => round_trip::<training::CreateModelResponse>,
+        "Forward" | "ForwardBackward" => round_trip::<training::ForwardBackwardOutput>,
+        "OptimStep" => round_trip::<training::OptimStepResponse>,
+        "SaveWeights" => round_trip::<weights::SaveWeightsResponse>,
+        "SaveWeightsForSampler" => round_trip::<weights::SaveWeightsForSamplerResponse>,
+        "LoadWeights" => round_trip::<weights::LoadWeightsResponse>,
+        "Sample" => round_trip::<sampling::SampleResponse>,
+        _ => return None,
+    })
+}
+
+fn read<T: Debug + Request + Serialize>(recorded: &Value) -> Result {
+    let read = json::read::<T>(recorded.to_string().as_bytes())?;
+    if !read.unknown_fields.is_empty() {
+        return Err(format!("has unknown fields {:?}", read.unknown_fields).into());
+    }
+    same(recorded, &serde_json::to_value(&read.request)?)
+}
+
+/// What is stored of a request says the same as the request, and is canonical.
+fn queued(kind_name: &str, recorded: &Value) -> Result {
+    let body = Bytes::from(recorded.to_string());
+    let stored = QueuedRequest::decode(kind_name, &body)?.encode();
+    let again = QueuedRequest::decode(kind_name, &stored)?;
+    if again.kind_name() != kind_name || again.encode() != stored {
+        return Err(format!("stored as {stored:?}, read as {again:?}").into());
+    }
+    Ok(())
+}

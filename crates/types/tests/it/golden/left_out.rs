@@ -1,0 +1,82 @@
+//! What of the recordings is not checked, and why.
+
+/// A body that does not pass, with the reason.
+#[derive(Debug)]
+pub(super) struct LeftOut {
+    pub(super) file: &'static str,
+    exchange: usize,
+    side: &'static str,
+    #[expect(dead_code, reason = "for readers, and for the message of a failing test")]
+    why: &'static str,
+}
+
+impl LeftOut {
+    pub(super) fn place(&self) -> (&str, usize, &str) {
+        (self.file, self.exchange, self.side)
+    }
+}
+
+/// Bodies without a type: endpoint and side, and the reason.
+pub(super) const NO_TYPE: &[(&str, &str)] = &[
+    ("GET audit response", ADMIN),
+    ("GET auth/apikey/me response", KEYS),
+    ("GET billing/usage/checkpoints/current response", ADMIN),
+    ("GET billing/usage/events response", ADMIN),
+    ("GET sessions/*/trace_export response", ADMIN),
+    ("GET training_runs/*/checkpoints/external_weights/*/external_weights_urls response", EXTERNAL),
+    ("POST auth/token request", KEYS),
+    ("POST auth/token response", KEYS),
+    ("POST cancel_future response", "clients do not look at it"),
+    ("POST copy_weights request", ADMIN),
+    ("POST copy_weights response", ADMIN),
+    ("POST create_custom_loss request", FLAG),
+    ("POST join_sampling_session request", FLAG),
+    ("POST join_sampling_session response", FLAG),
+    ("POST retrieve_future CreateCustomLoss response", FLAG),
+    ("POST retrieve_future SaveWeightsExternal response", EXTERNAL),
+    ("POST retrieve_futures request", FLAG),
+    ("POST retrieve_futures response", FLAG),
+    ("POST save_weights_external request", EXTERNAL),
+    ("POST sessions/search request", ADMIN),
+    ("POST sessions/search response", ADMIN),
+    ("PUT sessions/*/project request", ADMIN),
+];
+
+const ADMIN: &str = "account and session administration is not served";
+const EXTERNAL: &str = "external weights are not served";
+const FLAG: &str =
+    "clients use it only where the client configuration turns it on, and ours does not";
+const KEYS: &str = "keys are not exchanged for tokens, nor managed over HTTP";
+
+pub(super) const LEFT_OUT: &[LeftOut] = &[
+    LeftOut {
+        file: "behaviour.future.failed_unknown_category.json",
+        exchange: 1,
+        side: "response",
+        why: "faulty on purpose: its category does not exist and reads as `unknown`",
+    },
+    LeftOut {
+        file: "behaviour.future.schema_mismatch.json",
+        exchange: 1,
+        side: "response",
+        why: "faulty on purpose: a result without its required field",
+    },
+    LeftOut {
+        file: "behaviour.status.200_schema.json",
+        exchange: 0,
+        side: "response",
+        why: "faulty on purpose: an answer of another shape",
+    },
+    LeftOut {
+        file: "cli.run_list_all.json",
+        exchange: 2,
+        side: "response",
+        why: "cut off in the recording; `cli.run_list.json` has the same shape",
+    },
+    LeftOut {
+        file: "cli.run_list_all.json",
+        exchange: 3,
+        side: "response",
+        why: "cut off in the recording; `cli.run_list.json` has the same shape",
+    },
+];
