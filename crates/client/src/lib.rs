@@ -1,0 +1,45 @@
+//! Drives a server of the Tinker training API: Tinsmith, or any other.
+//!
+//! Every call that is queued on the server returns an [`ApiFuture`] that has already started: submit
+//! the next request before you await the first.
+//!
+//! ```no_run
+//! # async fn run() -> tinsmith::Result<()> {
+//! use tinsmith::{AdamParams, Config, Datum, LoraOptions, SamplingParams, ServiceClient};
+//!
+//! let service = ServiceClient::connect(Config::new("http://127.0.0.1:8000")).await?;
+//! let training = service.create_lora_training_client(LoraOptions::new("base").rank(8)).await?;
+//! let datum = Datum::next_token(&[1, 2, 3], &[2, 3, 4], &[1.0, 1.0, 1.0])?;
+//! let loss = training.forward_backward(vec![datum], "cross_entropy");
+//! let step = training.optim_step(AdamParams { learning_rate: 1e-3, ..AdamParams::default() });
+//! println!("{}", loss.await?.metrics["loss:sum"]);
+//! step.await?;
+//! let sampler = training.save_weights_and_get_sampling_client().await?;
+//! let sample = sampler.sample(&[1, 2], 1, SamplingParams::default()).await?;
+//! println!("{:?}", sample.sequences[0].tokens);
+//! # Ok(()) }
+//! ```
+
+#![warn(missing_docs)]
+
+mod config;
+mod data;
+mod error;
+mod future;
+mod http;
+mod sampling;
+mod service;
+mod training;
+
+pub use config::Config;
+pub use data::Datum;
+pub use error::{Error, Result};
+pub use future::ApiFuture;
+pub use sampling::{SampleResult, SampledSequence, SamplingClient};
+pub use service::{LoraOptions, ServiceClient};
+pub use tinsmith_types::{
+    futures::Category,
+    sampling::{SamplingParams, Stop, StopReason},
+    training::AdamParams,
+};
+pub use training::{ForwardBackwardResult, Info, TrainingClient};
