@@ -19,13 +19,28 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Runs a generic check on every backend.
+/// Runs a generic check on every backend; on the CPU with one thread and with two, with the fastest kernels
+/// and with those that every CPU has.
 macro_rules! on_every_backend {
     ($($check:ident),* $(,)?) => {
         mod reference {
             $(#[test]
             fn $check() {
                 super::$check(|| tinsmith_backend::ReferenceBackend);
+            })*
+        }
+
+        mod cpu {
+            use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice, Path};
+
+            $(#[test]
+            fn $check() {
+                for kernels in [KernelChoice::Auto, KernelChoice::Forced(Path::Portable)] {
+                    for threads in [1, 2] {
+                        let config = Config { threads, kernels };
+                        super::$check(|| CpuBackend::new(config).unwrap());
+                    }
+                }
             })*
         }
     };
@@ -189,6 +204,45 @@ fn inference_has_the_bits_of_training<B: Backend>(backend: impl Fn() -> B) {
         }
         assert_eq!(found, expected, "{case}");
     }
+}
+
+/// One sequence alone, and among 32 strangers in two orders: the same bits, with every kernel and thread count.
+#[test]
+fn strangers_kernels_and_threads_change_no_bit() {
+    use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice, Path};
+
+    let golden = Golden::open("qwen3/untied");
+    let sequence = &golden.sequences[0];
+    let weights = vec![0.7; sequence.tokens.len()];
+    let run = |kernels: KernelChoice, threads: usize, before: usize, after: usize| {
+        let mut b = CpuBackend::new(Config { threads, kernels }).unwrap();
+        let (decoder, adapter) = golden.load(&mut b);
+        let mut ragged = Ragged::default();
+        let strangers = golden.sequences.iter().cycle();
+        strangers.clone().take(before).for_each(|stranger| ragged.push(stranger));
+        let rows = ragged.tokens.len()..ragged.tokens.len() + sequence.tokens.len();
+        ragged.push(sequence);
+        strangers.skip(1).take(after).for_each(|stranger| ragged.push(stranger));
+        let logprobs = ragged.forward(&mut b, &decoder, Some(&adapter))[rows.clone()].to_vec();
+
+        let mut gradient = PairSet::zeros(&mut b, &adapter).unwrap();
+        let mut workspace = Workspace::new(&mut b, decoder.config()).unwrap();
+        let group = ragged.group(rows.clone(), &adapter, Some(&mut gradient));
+        let mut batch = ragged.batch(vec![group]);
+        let mut coefficients = |asked: std::ops::Range<usize>, _: &[f32], out: &mut [f32]| {
+            for (row, coefficient) in asked.zip(out) {
+                *coefficient = if rows.contains(&row) { -weights[row - rows.start] } else { 0.0 };
+            }
+        };
+        decoder.forward_backward(&mut b, &mut workspace, &mut batch, &mut coefficients).unwrap();
+        (logprobs, values(&mut b, decoder.config(), &gradient))
+    };
+    let alone = run(KernelChoice::Auto, 1, 0, 0);
+    for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
+        assert_eq!(run(KernelChoice::Forced(path), 2, 0, 0), alone, "{path}");
+        assert_eq!(run(KernelChoice::Forced(path), 1, 20, 12), alone, "{path}");
+    }
+    assert_eq!(run(KernelChoice::Auto, 2, 3, 29), alone);
 }
 
 /// The most likely token, drawn from picked rows, has the logprob that scoring gives it; rows of another
