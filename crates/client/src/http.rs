@@ -210,7 +210,6 @@ impl Answer {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "tokio's clock, which tests pause")]
 fn deadline(after: Duration) -> Instant {
     Instant::now() + after
 }
@@ -238,11 +237,10 @@ async fn read(response: Response) -> Result<Bytes> {
 async fn refused(response: Response) -> Error {
     let status = response.status().as_u16();
     let bytes = response.bytes().await.unwrap_or_default();
+    let body = serde_json::from_slice::<Value>(&bytes).ok();
+    let detail = body.as_ref().and_then(|body| body.get("detail"));
     let detail =
-        serde_json::from_slice::<Value>(&bytes).ok().and_then(|body| match body.get("detail")? {
-            Value::String(text) => Some(text.clone()),
-            other => Some(other.to_string()),
-        });
+        detail.map(|detail| detail.as_str().map_or_else(|| detail.to_string(), str::to_owned));
     let detail = detail.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
     Error::Api { status, detail }
 }
