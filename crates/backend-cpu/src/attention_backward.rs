@@ -187,21 +187,15 @@ impl Sequence<'_> {
     #[inline(always)]
     unsafe fn load_queries<L: Lanes>(&self, head: usize, queries: Range<usize>) {
         let (op, scratch, dim) = (self.op, self.scratch, self.op.shape.head_dim);
-        std::slice::from_raw_parts_mut(scratch.dq, queries.len() * padded(dim)).fill(0.0);
-        for (i, query) in queries.enumerate() {
-            let row = self.rows.start + query;
-            let (out, dout) = (op.out.at(row, head * dim), op.dout.at(row, head * dim));
-            pack_row(scratch.q, i, op.q.at(row, head * dim), dim);
-            pack_row(scratch.dout, i, dout, dim);
-            let mut sum = L::splat(0.0);
-            let mut d = 0;
-            while d < dim {
-                let out = L::load_head(out.add(d), dim - d, 0.0);
-                sum = out.mul_add(L::load_head(dout.add(d), dim - d, 0.0), sum);
-                d += LANES;
-            }
-            *scratch.means.add(i) = sum.sum();
+        let (first, count) = (self.rows.start + queries.start, queries.len());
+        std::slice::from_raw_parts_mut(scratch.dq, count * padded(dim)).fill(0.0);
+        for i in 0..count {
+            pack_row(scratch.q, i, op.q.at(first + i, head * dim), dim);
+            pack_row(scratch.dout, i, op.dout.at(first + i, head * dim), dim);
         }
+        let out = View { pointer: op.out.at(first, head * dim), ..op.out };
+        let dout = View { pointer: op.dout.at(first, head * dim), ..op.dout };
+        L::call(Means { out, dout, dim, count, means: scratch.means });
     }
 
     /// One tile of queries with one tile of keys.
@@ -270,6 +264,37 @@ impl Sequence<'_> {
                 // Keys that do not exist have any dp, a NaN even.
                 let zero = L::splat(0.0);
                 zero.select_less(p, change, zero).store(changes.add(half * LANES));
+            }
+        }
+    }
+}
+
+/// `means[i] = Σ out[i] · dout[i]`, one chain each, in the order of the chains of `dout · v`: where
+/// a query sees one key, the two are equal and its gradient is an exact zero.
+struct Means {
+    out: View,
+    dout: View,
+    dim: usize,
+    count: usize,
+    means: *mut f32,
+}
+
+impl Kernel for Means {
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "eight chains side by side, by index")]
+    unsafe fn run<L: Lanes>(self) {
+        const CHAINS: usize = 8;
+        for start in (0..self.count).step_by(CHAINS) {
+            let mut sums = [0.0f32; CHAINS];
+            for d in 0..self.dim {
+                for i in 0..CHAINS {
+                    // The last group takes its last row more than once.
+                    let row = (start + i).min(self.count - 1);
+                    sums[i] = (*self.dout.at(row, d)).mul_add(*self.out.at(row, d), sums[i]);
+                }
+            }
+            for i in 0..CHAINS.min(self.count - start) {
+                *self.means.add(start + i) = sums[i];
             }
         }
     }

@@ -9,7 +9,10 @@
 
 mod program;
 
-use tinsmith_backend::ReferenceBackend;
+use tinsmith_backend::{
+    ReferenceBackend,
+    conformance::{self, Tolerances},
+};
 use tinsmith_backend_cpu::{Config, CpuBackend, Error, KernelChoice, Path};
 
 use crate::program::{Output, SHAPES, program};
@@ -21,6 +24,18 @@ fn backend(path: Path, threads: usize) -> CpuBackend {
 fn paths() -> impl Iterator<Item = Path> {
     let paths = Path::ALL.into_iter().filter(|path| path.is_available());
     paths.inspect(|path| println!("on {path}"))
+}
+
+/// A score is one chain over the features of a head: its error is not that of a blocked sum.
+const TOLERANCES: Tolerances = Tolerances { values: 5e-6, ..Tolerances::F32 };
+
+/// The programs below show that the other paths give the same bits.
+#[test]
+fn conforms() {
+    let best = paths().last().unwrap();
+    for threads in [1, 2] {
+        conformance::all(|| backend(best, threads), &TOLERANCES);
+    }
 }
 
 #[test]
