@@ -34,6 +34,23 @@ pub enum RequestKind {
     Sample,
 }
 
+impl RequestKind {
+    /// The kind's stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CreateModel => "create_model",
+            Self::LoadWeights => "load_weights",
+            Self::Forward => "forward",
+            Self::ForwardBackward => "forward_backward",
+            Self::OptimStep => "optim_step",
+            Self::SaveWeights => "save_weights",
+            Self::SaveWeightsForSampler => "save_weights_for_sampler",
+            Self::UnloadModel => "unload_model",
+            Self::Sample => "sample",
+        }
+    }
+}
+
 /// A client program's connection scope.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionRecord {

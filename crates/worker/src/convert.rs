@@ -1,0 +1,143 @@
+//! The one bridge between wire types, which are permissive and stay, and the engine's, which are strict.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use tinsmith_engine::Backend;
+use tinsmith_store::{BlobId, CheckpointKind, Digest, NewCheckpoint};
+use tinsmith_types::{
+    ids::ModelId,
+    model_input::{Chunk, ModelInput},
+    proto::{
+        self, Dtype,
+        pack::{unpack_f32, unpack_i32, unpack_i64},
+        tensor::Encoding,
+    },
+};
+
+use crate::worker::Worker;
+
+/// blake3, of an encoding whose version stands in front.
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"result.1\n");
+    hasher.update(bytes);
+    *hasher.finalize().as_bytes()
+}
+
+pub(crate) fn json(value: &serde_json::Value) -> Bytes {
+    Bytes::from(value.to_string())
+}
+
+/// The wire carries numbers as f64; the engine computes with f32.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounds, as every client that sends f32 expects"
+)]
+pub(crate) fn float(value: f64) -> f32 {
+    value as f32
+}
+
+/// The tokens of an input; only text can be computed on.
+pub(crate) fn tokens(chunks: &[proto::Chunk]) -> Result<Vec<u32>, String> {
+    let mut tokens = Vec::new();
+    for (index, chunk) in chunks.iter().enumerate() {
+        match &chunk.chunk {
+            Some(proto::chunk::Chunk::EncodedText(text)) => {
+                let place = format!("model_input[{index}].tokens");
+                let text = unpack_i32(&text.tokens).map_err(|error| format!("{place}: {error}"))?;
+                tokens.extend(ids(&place, &text)?);
+            }
+            Some(proto::chunk::Chunk::Image(_) | proto::chunk::Chunk::Dmel(_)) | None => {
+                return Err(format!("model_input[{index}]: only encoded_text is supported"));
+            }
+        }
+    }
+    Ok(tokens)
+}
+
+/// The tokens of a prompt.
+pub(crate) fn prompt(input: &ModelInput) -> Result<Vec<u32>, String> {
+    let mut tokens = Vec::new();
+    for (index, chunk) in input.chunks.iter().enumerate() {
+        let Chunk::EncodedText { tokens: text } = chunk else {
+            return Err(format!("prompt.chunks[{index}]: only encoded_text is supported"));
+        };
+        tokens.extend(ids(&format!("prompt.chunks[{index}].tokens"), text)?);
+    }
+    Ok(tokens)
+}
+
+/// Token ids out of signed numbers.
+pub(crate) fn ids<T>(name: &str, values: &[T]) -> Result<Vec<u32>, String>
+where
+    T: Copy + std::fmt::Display + TryInto<u32>,
+{
+    let id = |(index, value): (usize, &T)| {
+        (*value).try_into().map_err(|_| format!("{name}[{index}]: {value} is no token id"))
+    };
+    values.iter().enumerate().map(id).collect()
+}
+
+/// A dense tensor of token ids.
+pub(crate) fn token_ids(name: &str, tensor: &proto::Tensor) -> Result<Vec<u32>, String> {
+    let bytes = dense(name, tensor)?;
+    if tensor.dtype() != Dtype::Int64 {
+        return Err(format!("loss_fn_inputs.{name}: dtype must be int64"));
+    }
+    ids(name, &unpack_i64(bytes).map_err(|error| format!("loss_fn_inputs.{name}: {error}"))?)
+}
+
+/// A dense tensor of numbers, rounded to f32.
+pub(crate) fn floats(name: &str, tensor: &proto::Tensor) -> Result<Vec<f32>, String> {
+    let bytes = dense(name, tensor)?;
+    let place = |error| format!("loss_fn_inputs.{name}: {error}");
+    match tensor.dtype() {
+        Dtype::Float32 => unpack_f32(bytes).map_err(place),
+        #[expect(clippy::cast_precision_loss, reason = "whole numbers given for weights are small")]
+        Dtype::Int64 => {
+            Ok(unpack_i64(bytes).map_err(place)?.into_iter().map(|value| value as f32).collect())
+        }
+        Dtype::Unspecified | Dtype::Int32 | Dtype::Bfloat16 => {
+            Err(format!("loss_fn_inputs.{name}: dtype must be float32 or int64"))
+        }
+    }
+}
+
+fn dense<'a>(name: &str, tensor: &'a proto::Tensor) -> Result<&'a Bytes, String> {
+    match &tensor.encoding {
+        Some(Encoding::Dense(bytes)) => Ok(bytes),
+        Some(Encoding::SparseCsr(_)) => Err(format!(
+            "loss_fn_inputs.{name}: sparse tensors are not supported yet, send it dense"
+        )),
+        None => Err(format!("loss_fn_inputs.{name}: has no data")),
+    }
+}
+
+/// Checkpoints' metadata is text; other JSON is kept as it is written.
+fn text((name, value): (&String, &serde_json::Value)) -> (String, String) {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    (name.clone(), text)
+}
+
+/// A checkpoint to be made visible; the name of its files is filled in once they are durable.
+pub(crate) fn checkpoint<B: Backend>(
+    worker: &Worker<B>,
+    id: &ModelId,
+    kind: CheckpointKind,
+    name: String,
+    ttl_seconds: Option<i64>,
+    user_metadata: Option<&BTreeMap<String, serde_json::Value>>,
+) -> NewCheckpoint {
+    let ttl = ttl_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    NewCheckpoint {
+        model_id: id.clone(),
+        kind,
+        name,
+        blob: BlobId(String::new()),
+        size_bytes: 0,
+        expires_at: ttl.and_then(|ttl| worker.clock.now().checked_add(ttl).ok()),
+        user_metadata: user_metadata.into_iter().flatten().map(text).collect(),
+        overwrite: false,
+    }
+}

@@ -1,0 +1,93 @@
+//! Loads a checkpoint: into a run, or as the beginning of a new one.
+
+use tinsmith_engine::Backend;
+use tinsmith_store::{CheckpointKind, Completion, Effect, Failure, Outcome};
+use tinsmith_types::{
+    ids::{ModelId, SeqId},
+    path::{self, CheckpointPath},
+    weights::LoadWeightsRequest,
+};
+
+use crate::{
+    convert,
+    finisher::Finish,
+    run::{Item, Purpose},
+    worker::{Worker, engine_failure, server_failure, user_failure},
+};
+
+pub(crate) fn run<B: Backend>(
+    worker: &mut Worker<B>,
+    id: &ModelId,
+    item: &Item,
+    request: &LoadWeightsRequest,
+) {
+    match load(worker, id, item, request) {
+        Ok(()) => answer(worker, id, item, request),
+        Err(failure) => worker.settle(id, item, Err(failure)),
+    }
+}
+
+fn load<B: Backend>(
+    worker: &mut Worker<B>,
+    id: &ModelId,
+    item: &Item,
+    request: &LoadWeightsRequest,
+) -> Result<(), Failure> {
+    let gone = || server_failure("the run is gone".to_owned());
+    let run = worker.runs.get(id).ok_or_else(gone)?;
+    let (key, model, tenant) = (run.key, run.model, run.record.tenant.clone());
+    let path: CheckpointPath =
+        request.path.parse().map_err(|error| user_failure(format!("path: {error}")))?;
+    let kind = match path.kind {
+        path::CheckpointKind::Weights => CheckpointKind::Weights,
+        path::CheckpointKind::SamplerWeights => CheckpointKind::SamplerWeights,
+        path::CheckpointKind::ExternalWeights => CheckpointKind::ExternalWeights,
+    };
+    let found = worker.store.checkpoint(&tenant, &path.run, kind, &path.name);
+    let checkpoint = worker
+        .runtime
+        .block_on(found)
+        .map_err(|error| user_failure(format!("{}: {error}", request.path)))?;
+    let (manifest, files) = worker.blob(&checkpoint.blob)?;
+    if request.optimizer && !manifest.optimizer {
+        let message = format!("{} holds no optimizer state: it is sampler weights", request.path);
+        return Err(user_failure(message));
+    }
+    let engine = &mut worker.models[model].engine;
+    let parts = tinsmith_engine::Parts { optimizer: request.optimizer, gradient: false };
+    let loaded = if item.seq_id == SeqId(0) {
+        engine.restore_run(key, &files, parts)
+    } else {
+        engine.load_run(key, &files, request.optimizer)
+    };
+    loaded.map_err(|error| engine_failure(&error))?;
+    let run = worker.runs.get_mut(id).ok_or_else(gone)?;
+    let before = run.applied;
+    run.applied = item.seq_id;
+    // The source may be deleted before a crash: from here on, the run stands on a state of its own.
+    if let Err(failure) = worker.snapshot_now(id) {
+        if let Some(run) = worker.runs.get_mut(id) {
+            run.applied = before;
+        }
+        return Err(failure);
+    }
+    Ok(())
+}
+
+/// Tells that the weights are loaded.
+pub(crate) fn answer<B: Backend>(
+    worker: &Worker<B>,
+    id: &ModelId,
+    item: &Item,
+    request: &LoadWeightsRequest,
+) {
+    let Purpose::Live(request_id) = &item.purpose else { return };
+    let body = serde_json::json!({ "path": request.path, "model_id": id, "type": "load_weights" });
+    let effect = if item.seq_id == SeqId(0) { Effect::RunReady } else { Effect::None };
+    worker.send(Finish::Complete(Completion {
+        request_id: request_id.clone(),
+        outcome: Outcome::Done(convert::json(&body)),
+        digest: None,
+        effect,
+    }));
+}

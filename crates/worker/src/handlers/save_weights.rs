@@ -1,0 +1,48 @@
+//! Saves a training checkpoint: weights and optimizer, without the pending gradient.
+
+use tinsmith_engine::{Backend, Parts};
+use tinsmith_store::{CheckpointKind, Completion, Effect, Outcome};
+use tinsmith_types::{ids::ModelId, weights::SaveWeightsRequest};
+
+use crate::{
+    convert,
+    finisher::{Finish, StagedEffect},
+    run::{Item, Purpose},
+    worker::Worker,
+};
+
+pub(crate) fn run<B: Backend>(
+    worker: &mut Worker<B>,
+    id: &ModelId,
+    item: &Item,
+    request: &SaveWeightsRequest,
+) {
+    let Purpose::Live(request_id) = &item.purpose else { return };
+    let files = match worker.export(id, Parts { optimizer: true, gradient: false }) {
+        Ok(files) => files,
+        Err(failure) => return worker.settle(id, item, Err(failure)),
+    };
+    worker.note(id, item, true);
+    let name = request.path.clone().unwrap_or_else(|| format!("seq-{}", item.seq_id));
+    let path = format!("tinker://{id}/weights/{name}");
+    let new = convert::checkpoint(
+        worker,
+        id,
+        CheckpointKind::Weights,
+        name,
+        request.ttl_seconds,
+        request.user_metadata.as_ref(),
+    );
+    let new = tinsmith_store::NewCheckpoint { overwrite: request.overwrite, ..new };
+    let body = serde_json::json!({ "path": path, "type": "save_weights" });
+    worker.send(Finish::Stage {
+        files: Box::new(files),
+        completion: Completion {
+            request_id: request_id.clone(),
+            outcome: Outcome::Done(convert::json(&body)),
+            digest: None,
+            effect: Effect::None,
+        },
+        effect: StagedEffect::Checkpoint(Box::new(new)),
+    });
+}

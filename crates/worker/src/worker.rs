@@ -1,0 +1,450 @@
+//! The engine's thread: takes claimed requests, feeds the engines, settles what they finish.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tinsmith_engine::{Backend, Output, Ticket, Work};
+use tinsmith_store::{
+    Category, Claimed, Clock, Completion, Digest, Effect, Failure, Outcome, RequestKind, Store,
+    Target,
+};
+use tinsmith_types::{
+    ids::{ModelId, RequestId, SamplingSessionId, TenantId},
+    queued::QueuedRequest,
+};
+use tokio::{runtime::Handle as Runtime, sync::mpsc as tokio_mpsc};
+
+use crate::{
+    Config, Model, Stats,
+    finisher::Finish,
+    handlers,
+    run::{Item, Purpose, Run, is_pipelined},
+    samplers::Samplers,
+};
+
+/// How long an idle thread sleeps before it looks after its runs.
+const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// How often runs are looked after while there is work.
+const CARE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Everything that the engine's thread owns.
+pub(crate) struct Worker<B: Backend> {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) runtime: Runtime,
+    pub(crate) models: Vec<Model<B>>,
+    pub(crate) finish: tokio_mpsc::Sender<Finish>,
+    pub(crate) runs: BTreeMap<ModelId, Run>,
+    pub(crate) samplers: Samplers,
+    pub(crate) stats: Stats,
+    in_flight: BTreeMap<Ticket, InFlight>,
+    /// Samples that found their engine full.
+    deferred: VecDeque<Sample>,
+    /// Requests in the queues of all runs.
+    queued: usize,
+    next_key: u64,
+    cared_at: Duration,
+}
+
+/// A claimed sample that waits for its engine.
+pub(crate) struct Sample {
+    pub(crate) tenant: TenantId,
+    pub(crate) id: SamplingSessionId,
+    pub(crate) request_id: RequestId,
+    pub(crate) request: QueuedRequest,
+}
+
+/// What a ticket stands for.
+enum InFlight {
+    Run(ModelId, Box<Item>),
+    Sample(SamplingSessionId, RequestId),
+}
+
+impl<B: Backend> Worker<B> {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        runtime: Runtime,
+        models: Vec<Model<B>>,
+        finish: tokio_mpsc::Sender<Finish>,
+    ) -> Self {
+        Self {
+            config,
+            store,
+            clock,
+            runtime,
+            models,
+            finish,
+            runs: BTreeMap::new(),
+            samplers: Samplers::default(),
+            stats: Stats::default(),
+            in_flight: BTreeMap::new(),
+            deferred: VecDeque::new(),
+            queued: 0,
+            next_key: 0,
+            cared_at: Duration::ZERO,
+        }
+    }
+
+    /// Works until it is told to stop, or until nobody claims or finishes any more.
+    pub(crate) fn run(
+        &mut self,
+        claims: &Receiver<Claimed>,
+        stop: &AtomicBool,
+        stats: &Mutex<Stats>,
+    ) {
+        while !stop.load(Ordering::Acquire) && !self.finish.is_closed() {
+            if !self.take(claims) {
+                tracing::error!("nobody claims requests any more");
+                break;
+            }
+            self.start_samples();
+            self.advance();
+            self.step();
+            self.care(stats);
+        }
+        self.wind_down();
+    }
+
+    /// A number that nothing else has: runs, samplers and tickets share the count.
+    pub(crate) fn key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+
+    /// Takes what was claimed; waits a little if there is nothing else to do. False: the end.
+    fn take(&mut self, claims: &Receiver<Claimed>) -> bool {
+        if self.is_idle() {
+            match claims.recv_timeout(IDLE_WAIT) {
+                Ok(claimed) => self.enqueue(claimed),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        while self.deferred.is_empty() && self.queued < self.config.claim_max {
+            let Ok(claimed) = claims.try_recv() else { break };
+            self.enqueue(claimed);
+        }
+        true
+    }
+
+    fn is_idle(&self) -> bool {
+        self.queued == 0 && self.in_flight.is_empty()
+    }
+
+    /// Queues a claimed request at its run, or starts it if it is a sample.
+    fn enqueue(&mut self, claimed: Claimed) {
+        let request = match QueuedRequest::decode(claimed.kind.name(), &claimed.body) {
+            Ok(request) => request,
+            Err(error) => {
+                let failure = server_failure(format!("could not read the journal: {error}"));
+                return self.complete_failed(claimed.request_id, failure);
+            }
+        };
+        match claimed.target {
+            Target::Run(id, seq_id) => {
+                if let Err(failure) = self.ensure_run(&claimed.tenant, &id) {
+                    match failure {
+                        Some(failure) => self.complete_failed(claimed.request_id, failure),
+                        // Its base model is not served now: it stays pending for a start that has it.
+                        None => tracing::warn!(run.id = %id, "a request stays pending"),
+                    }
+                    return;
+                }
+                let purpose = Purpose::Live(claimed.request_id);
+                let item =
+                    Item { seq_id, kind: claimed.kind, body: claimed.body, request, purpose };
+                let run = self.runs.get_mut(&id).expect("was ensured above");
+                run.queue.push_back(item);
+                self.queued += 1;
+            }
+            Target::Sampler(id, _) => {
+                let request_id = claimed.request_id;
+                self.deferred.push_back(Sample { tenant: claimed.tenant, id, request_id, request });
+                self.start_samples();
+            }
+        }
+    }
+
+    /// Starts samples until one finds its engine full.
+    fn start_samples(&mut self) {
+        while let Some(sample) = self.deferred.pop_front() {
+            if !handlers::sample::start(self, &sample) {
+                self.deferred.push_front(sample);
+                return;
+            }
+        }
+    }
+
+    /// Counts requests that a load put into a run's queue.
+    pub(crate) fn count_queued(&mut self, requests: usize) {
+        self.queued += requests;
+    }
+
+    /// Feeds every run's requests to its engine, as far as their order allows.
+    fn advance(&mut self) {
+        if self.queued == 0 {
+            return;
+        }
+        let ids: Vec<ModelId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| !run.queue.is_empty())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in ids {
+            while self.advance_run(&id) {}
+        }
+    }
+
+    /// Starts the run's next request; false if it has to wait.
+    fn advance_run(&mut self, id: &ModelId) -> bool {
+        let limit = self.config.in_flight_per_run_max;
+        let due = self.is_snapshot_due(id);
+        let Some(run) = self.runs.get_mut(id) else { return false };
+        let Some(front) = run.queue.front() else { return false };
+        let waits = if is_pipelined(front.kind) && !due {
+            run.in_flight >= limit
+        } else {
+            run.in_flight > 0
+        };
+        if waits {
+            return false;
+        }
+        if due {
+            self.snapshot(id);
+            return true;
+        }
+        let Some(item) = run.queue.pop_front() else { return false };
+        self.queued -= 1;
+        if matches!(item.purpose, Purpose::Live(_)) {
+            run.see(item.seq_id);
+        }
+        run.used_at = self.clock.monotonic();
+        let corrupted = run.record.corrupted.clone();
+        if let Some(reason) = corrupted {
+            let failure = server_failure(format!("the training run is corrupted: {reason}"));
+            self.settle(id, &item, Err(failure));
+        } else if item.seq_id <= run.applied {
+            handlers::again(self, id, &item);
+        } else {
+            return handlers::start(self, id, item);
+        }
+        true
+    }
+
+    /// Hands one of a run's requests to its engine. False: the engine is full, the request waits.
+    pub(crate) fn submit(&mut self, id: &ModelId, item: Item, work: Work) -> bool {
+        let ticket = Ticket(self.key());
+        let Some(run) = self.runs.get_mut(id) else { return false };
+        match self.models[run.model].engine.submit(ticket, work) {
+            Ok(()) => {
+                run.in_flight += 1;
+                self.in_flight.insert(ticket, InFlight::Run(id.clone(), Box::new(item)));
+            }
+            Err(tinsmith_engine::Error::Full { .. }) => {
+                run.queue.push_front(item);
+                self.queued += 1;
+                return false;
+            }
+            Err(error) => self.settle(id, &item, Err(engine_failure(&error))),
+        }
+        true
+    }
+
+    /// Hands a sample to the engine of its sampler. False: the engine is full.
+    pub(crate) fn submit_sample(
+        &mut self,
+        id: SamplingSessionId,
+        model: usize,
+        request_id: RequestId,
+        work: Work,
+    ) -> bool {
+        let ticket = Ticket(self.key());
+        match self.models[model].engine.submit(ticket, work) {
+            Ok(()) => {
+                if let Some(sampler) = self.samplers.get_mut(&id) {
+                    sampler.in_flight += 1;
+                }
+                self.in_flight.insert(ticket, InFlight::Sample(id, request_id));
+            }
+            Err(tinsmith_engine::Error::Full { .. }) => return false,
+            Err(error) => self.complete_failed(request_id, engine_failure(&error)),
+        }
+        true
+    }
+
+    /// One step of every engine that has work.
+    fn step(&mut self) {
+        for index in 0..self.models.len() {
+            if self.models[index].engine.is_idle() {
+                continue;
+            }
+            let start = self.clock.monotonic();
+            let outcomes = self.models[index].engine.step();
+            let work = self.clock.monotonic().saturating_sub(start);
+            for run in self.runs.values_mut() {
+                if run.model == index && run.in_flight > 0 {
+                    run.unsaved.work += work;
+                }
+            }
+            for (ticket, outcome) in outcomes {
+                let outcome = outcome.map_err(|failure| Failure {
+                    category: if failure.user { Category::User } else { Category::Server },
+                    message: failure.message,
+                });
+                self.finish_ticket(ticket, outcome);
+            }
+        }
+    }
+
+    fn finish_ticket(&mut self, ticket: Ticket, outcome: Result<Output, Failure>) {
+        match self.in_flight.remove(&ticket) {
+            Some(InFlight::Run(id, item)) => {
+                if let Some(run) = self.runs.get_mut(&id) {
+                    run.in_flight -= 1;
+                }
+                let result = outcome.map(|output| handlers::result(self, &id, output));
+                self.settle(&id, &item, result);
+            }
+            Some(InFlight::Sample(id, request_id)) => {
+                if let Some(sampler) = self.samplers.get_mut(&id) {
+                    sampler.in_flight -= 1;
+                }
+                match outcome {
+                    Ok(output) => {
+                        let (bytes, _) = handlers::sample::result(output);
+                        self.complete(request_id, Outcome::Done(bytes), None);
+                    }
+                    Err(failure) => self.complete_failed(request_id, failure),
+                }
+            }
+            None => tracing::error!(ticket = ticket.0, "the engine finished an unknown ticket"),
+        }
+    }
+
+    /// Ends one of a run's requests: tells whoever waits, or compares it with the journal.
+    pub(crate) fn settle(
+        &mut self,
+        id: &ModelId,
+        item: &Item,
+        result: Result<(Bytes, Option<Digest>), Failure>,
+    ) {
+        self.note(id, item, result.is_ok());
+        match (&item.purpose, result) {
+            (Purpose::Live(request_id), Ok((bytes, digest))) => {
+                self.complete(request_id.clone(), Outcome::Done(bytes), digest);
+            }
+            (Purpose::Live(request_id), Err(failure)) => {
+                self.complete_failed(request_id.clone(), failure);
+            }
+            (Purpose::Replay(expected), Ok((_, digest))) => {
+                self.stats.replayed_requests += 1;
+                let compared = self.runs.get(id).is_some_and(|run| run.compared);
+                if compared && expected.is_some() && *expected != digest {
+                    let reason =
+                        format!("request {} gave another result when replayed", item.seq_id);
+                    self.corrupt(id, reason);
+                }
+            }
+            (Purpose::Replay(_), Err(failure)) => {
+                let message = failure.message;
+                let reason = format!("request {} failed when replayed: {message}", item.seq_id);
+                self.corrupt(id, reason);
+            }
+        }
+    }
+
+    /// Keeps the run's books for a request that has ended.
+    pub(crate) fn note(&mut self, id: &ModelId, item: &Item, well: bool) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        run.applied = run.applied.max(item.seq_id);
+        run.unsaved.requests += 1;
+        run.unsaved.bytes += item.body.len() as u64;
+        run.used_at = self.clock.monotonic();
+        if matches!(item.purpose, Purpose::Replay(_)) {
+            return;
+        }
+        if !well {
+            run.failed += 1;
+        } else if item.kind == RequestKind::OptimStep {
+            run.failed = 0;
+        }
+    }
+
+    pub(crate) fn complete(&self, request_id: RequestId, outcome: Outcome, digest: Option<Digest>) {
+        let completion = Completion { request_id, outcome, digest, effect: Effect::None };
+        self.send(Finish::Complete(completion));
+    }
+
+    pub(crate) fn complete_failed(&mut self, request_id: RequestId, failure: Failure) {
+        self.complete(request_id, Outcome::Failed(failure), None);
+    }
+
+    /// Hands work to the disk; waits where the disk is behind.
+    pub(crate) fn send(&self, finish: Finish) {
+        if self.finish.blocking_send(finish).is_err() {
+            tracing::error!("the store has failed: a result is left to replay");
+        }
+    }
+
+    /// Waits until everything sent before is on disk. False if it cannot be.
+    pub(crate) fn flush(&self) -> bool {
+        let (reply, done) = mpsc::channel();
+        self.send(Finish::Flush(reply));
+        done.recv().is_ok()
+    }
+
+    fn care(&mut self, stats: &Mutex<Stats>) {
+        let now = self.clock.monotonic();
+        if now.saturating_sub(self.cared_at) < CARE_INTERVAL && self.cared_at != Duration::ZERO {
+            return;
+        }
+        self.cared_at = now;
+        self.snapshot_resting();
+        self.spill_beyond(self.config.resident_runs_max);
+        self.stats.engines = self.models.iter().map(|model| model.engine.stats()).collect();
+        self.stats.resident_runs = self.runs.len();
+        self.stats.resident_samplers = self.samplers.len();
+        *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.stats.clone();
+    }
+
+    /// Lets the engines finish what is inside them, as long as a stop may take, and snapshots.
+    fn wind_down(&mut self) {
+        let deadline = self.clock.monotonic() + self.config.stop_timeout;
+        let trains = |entry: &InFlight| matches!(entry, InFlight::Run(..));
+        while self.in_flight.values().any(trains) && self.clock.monotonic() < deadline {
+            self.step();
+        }
+        self.snapshot_all();
+        self.flush();
+    }
+}
+
+pub(crate) fn server_failure(message: String) -> Failure {
+    Failure { category: Category::Server, message }
+}
+
+pub(crate) fn user_failure(message: String) -> Failure {
+    Failure { category: Category::User, message }
+}
+
+pub(crate) fn engine_failure(error: &tinsmith_engine::Error) -> Failure {
+    match error {
+        tinsmith_engine::Error::User { message } => user_failure(message.clone()),
+        tinsmith_engine::Error::Full { .. }
+        | tinsmith_engine::Error::Internal { .. }
+        | tinsmith_engine::Error::Model(_)
+        | tinsmith_engine::Error::Backend(_) => server_failure(error.to_string()),
+    }
+}
