@@ -1,0 +1,24 @@
+//! HTTP API: decode, check, write down, answer polls.
+//!
+//! Handlers talk to the store and never to what computes. A new endpoint is a handler in
+//! `routes/<group>.rs` and a line in the table of `router.rs`.
+
+mod body;
+mod catalog;
+mod check;
+mod config;
+mod error;
+mod id;
+mod negotiate;
+mod page;
+mod router;
+mod routes;
+mod serve;
+mod state;
+mod submit;
+mod trace;
+
+pub use catalog::{Catalog, ModelEntry};
+pub use config::Config;
+pub use router::router;
+pub use serve::serve;

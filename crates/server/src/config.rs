@@ -1,0 +1,40 @@
+//! The limits of the HTTP side. Defaults stand where the configuration is read, not here.
+
+use std::time::Duration;
+
+/// Every limit of the server, each with its unit.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bytes of a request body as it travels, compressed or not. More is answered 413.
+    pub body_bytes_max: usize,
+    /// Bytes of a request body after decompression. More is answered 413.
+    pub decompressed_bytes_max: usize,
+    /// Base-2 logarithm of the largest zstd window that is accepted (24: 16 MiB).
+    pub zstd_window_log_max: u32,
+    /// Bytes of all bodies that are being read or decoded at one time. More is answered 429.
+    pub body_bytes_in_flight_max: usize,
+    /// How long a client may take to send a body. Later is answered 408.
+    pub body_timeout: Duration,
+    /// How long a client may take to send the head of its next request before its connection is closed.
+    pub head_timeout: Duration,
+    /// Connections that are open at one time; more wait to be accepted.
+    pub connections_max: usize,
+    /// How long a poll is held. The SDK gives up after 45 s; 30 s is the longest that is wise.
+    pub poll_wait_max: Duration,
+    /// How long open requests may take to end after the stop signal.
+    pub drain_max: Duration,
+    /// Highest LoRA rank that a run may ask for.
+    pub lora_rank_max: u32,
+    /// Datums in one `forward` or `forward_backward` request.
+    pub datums_max: usize,
+    /// Tokens in all datums of one `forward` or `forward_backward` request.
+    pub datum_tokens_max: usize,
+    /// Continuations of one prompt.
+    pub num_samples_max: u32,
+    /// Stop strings or stop tokens of one sample.
+    pub stops_max: usize,
+    /// Entries of one page of a listing; a larger `limit` is cut to this.
+    pub page_entries_max: u32,
+    /// Bytes of a session's or run's `user_metadata`, as JSON.
+    pub metadata_bytes_max: usize,
+}

@@ -1,0 +1,145 @@
+//! Everything that a request can be refused with, and what it looks like over HTTP.
+//!
+//! The body is `{"detail": …, "code": "stable_snake_case"}` with an explicit length: the SDK takes a 400
+//! without one for a broken proxy. Permanent faults are never 409, 429 or 5xx: the SDK repeats those.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use tinsmith_store as store;
+use tinsmith_types::error::ErrorBody;
+
+/// What handlers answer.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The bytes are not what they claim to be.
+    #[error("{detail}")]
+    Malformed { detail: String },
+    /// Understood, and wrong or not offered here.
+    #[error("{detail}")]
+    Invalid { code: &'static str, detail: String },
+    /// No such thing, or not the caller's.
+    #[error("{what} not found")]
+    NotFound { what: String },
+    #[error("no such endpoint: {path}; GET / lists all")]
+    NoEndpoint { path: String },
+    #[error("method {method} is not allowed on {path}; GET / lists all endpoints")]
+    MethodNotAllowed { method: String, path: String },
+    #[error("request body took longer than {} s to arrive", limit.as_secs())]
+    BodyTimeout { limit: Duration },
+    /// A session that has ended, or a sample of an earlier start.
+    #[error("{detail}")]
+    Gone { code: &'static str, detail: String },
+    #[error("request body has more than {bytes_max} bytes {stage}")]
+    BodyTooLarge { bytes_max: usize, stage: &'static str },
+    /// A used identity key with another body.
+    #[error("{detail}")]
+    Conflict { detail: String },
+    #[error("{what} is full; try again")]
+    Full { what: &'static str },
+    #[error(transparent)]
+    Store(store::Error),
+    #[error("{detail}")]
+    Internal { detail: String },
+}
+
+impl Error {
+    pub(crate) fn invalid(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::Invalid { code, detail: detail.into() }
+    }
+
+    pub(crate) fn malformed(detail: impl Into<String>) -> Self {
+        Self::Malformed { detail: detail.into() }
+    }
+
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Malformed { .. } => (StatusCode::BAD_REQUEST, "malformed_body"),
+            Self::Invalid { code, .. } => (StatusCode::BAD_REQUEST, code),
+            Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no_such_endpoint"),
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::BodyTimeout { .. } => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::Gone { code, .. } => (StatusCode::GONE, code),
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::Conflict { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "conflict"),
+            Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "full"),
+            Self::Store(_) | Self::Internal { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+            }
+        }
+    }
+}
+
+impl From<tinsmith_types::Error> for Error {
+    fn from(error: tinsmith_types::Error) -> Self {
+        let code = match &error {
+            tinsmith_types::Error::MistakenField { .. } => "mistaken_field",
+            tinsmith_types::Error::Value { .. } => "invalid_value",
+            tinsmith_types::Error::Json { .. }
+            | tinsmith_types::Error::Protobuf(_)
+            | tinsmith_types::Error::UnknownKind(_) => "malformed_body",
+        };
+        let cause =
+            std::error::Error::source(&error).map_or_else(String::new, |c| format!(": {c}"));
+        Self::Invalid { code, detail: format!("failed to {error}{cause}") }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::NotFound { what } => Self::NotFound { what },
+            store::Error::Conflict { what } => {
+                Self::Conflict { detail: format!("{what} was submitted before with another body") }
+            }
+            store::Error::Finished => Self::Gone {
+                code: "session_finished",
+                detail: "the session has finished or expired; open a new one".to_owned(),
+            },
+            store::Error::Full => Self::Full { what: "the queue" },
+            store::Error::NameTaken { name } => Self::Invalid {
+                code: "name_taken",
+                detail: format!("a checkpoint named {name:?} exists; pass overwrite to replace it"),
+            },
+            other @ (store::Error::Corrupted { .. }
+            | store::Error::Refused { .. }
+            | store::Error::Io(_)
+            | store::Error::Fatal) => Self::Store(other),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        let detail = if status.is_server_error() {
+            // What failed inside is for the log; clients get the request id to ask with.
+            tracing::error!(error = %self, "request failed");
+            "internal error; the server's log has it under this X-Request-Id".to_owned()
+        } else {
+            self.to_string()
+        };
+        let body = serde_json::to_string(&ErrorBody::new(detail, code)).unwrap_or_default();
+        let mut response = (
+            status,
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+                (header::CONTENT_LENGTH, HeaderValue::from(body.len())),
+            ],
+            Body::from(body),
+        )
+            .into_response();
+        if matches!(self, Self::Full { .. }) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

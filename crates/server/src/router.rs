@@ -1,0 +1,156 @@
+//! The table of all endpoints. `GET /` lists it as it stands here.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    handler::Handler,
+    http::Method,
+    middleware,
+    routing::{MethodFilter, MethodRouter, on},
+};
+use serde_json::json;
+use tinsmith_store::{Store, clock::Clock};
+
+use crate::{
+    catalog::Catalog,
+    config::Config,
+    error::Error,
+    routes::{
+        checkpoints, futures, runs, sampling, service, sessions, telemetry, training, weights,
+    },
+    state::{App, Shared},
+    trace,
+};
+
+/// The whole HTTP API. `metrics` renders the text of `GET /metrics`.
+pub fn router(
+    config: Config,
+    store: Store,
+    catalog: Catalog,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+) -> Router {
+    let app: Shared = Arc::new(App::new(config, store, catalog, clock, metrics));
+    let mut router = Router::new();
+    for route in table() {
+        router = router.route(route.path, route.handler);
+    }
+    router
+        .fallback(no_endpoint)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), trace::trace))
+        .with_state(app)
+}
+
+/// One line of the table.
+struct Route {
+    method: Method,
+    path: &'static str,
+    about: &'static str,
+    handler: MethodRouter<Shared>,
+}
+
+fn get<H: Handler<T, Shared>, T: 'static>(
+    path: &'static str,
+    about: &'static str,
+    handler: H,
+) -> Route {
+    Route { method: Method::GET, path, about, handler: on(MethodFilter::GET, handler) }
+}
+
+fn post<H: Handler<T, Shared>, T: 'static>(
+    path: &'static str,
+    about: &'static str,
+    handler: H,
+) -> Route {
+    Route { method: Method::POST, path, about, handler: on(MethodFilter::POST, handler) }
+}
+
+fn put<H: Handler<T, Shared>, T: 'static>(
+    path: &'static str,
+    about: &'static str,
+    handler: H,
+) -> Route {
+    Route { method: Method::PUT, path, about, handler: on(MethodFilter::PUT, handler) }
+}
+
+fn delete<H: Handler<T, Shared>, T: 'static>(
+    path: &'static str,
+    about: &'static str,
+    handler: H,
+) -> Route {
+    Route { method: Method::DELETE, path, about, handler: on(MethodFilter::DELETE, handler) }
+}
+
+/// All endpoints.
+#[rustfmt::skip]
+fn table() -> Vec<Route> {
+    vec![
+        get("/", "this list", list),
+        get("/metrics", "metrics in Prometheus' text format", service::metrics),
+        get("/api/v1/healthz", "the process is alive", service::healthz),
+        get("/api/v1/readyz", "requests are accepted", service::readyz),
+        post("/api/v1/client/config", "flags of the SDK", service::client_config),
+        post("/api/v1/client/dynamic_config", "flags that the SDK reads again", service::dynamic_config),
+        get("/api/v1/get_server_capabilities", "base models that are offered", service::capabilities),
+        post("/api/v1/telemetry", "takes the SDK's telemetry and keeps none of it", telemetry::telemetry),
+
+        post("/api/v1/create_session", "open a session", sessions::create),
+        post("/api/v1/session_heartbeat", "keep a session alive", sessions::heartbeat),
+        get("/api/v1/sessions", "list sessions, newest first", sessions::list),
+        get("/api/v1/sessions/{session_id}", "a session's runs and samplers", sessions::get),
+        post("/api/v1/sessions/{session_id}/finish", "end a session", sessions::finish),
+
+        post("/api/v1/create_model", "create a training run", training::create_model),
+        post("/api/v1/get_info", "base model, tokenizer and LoRA of a run", runs::get_info),
+        post("/api/v1/forward", "logprobs and loss", training::forward),
+        post("/api/v1/forward_backward", "logprobs, loss and gradients", training::forward_backward),
+        post("/api/v1/optim_step", "apply the gathered gradients", training::optim_step),
+        post("/api/v1/unload_model", "free a run's place in memory", training::unload_model),
+
+        post("/api/v1/save_weights", "save a training checkpoint", weights::save_weights),
+        post("/api/v1/save_weights_for_sampler", "save weights to sample from", weights::save_weights_for_sampler),
+        post("/api/v1/load_weights", "load a checkpoint into a run, or create a run from it", weights::load_weights),
+        post("/api/v1/weights_info", "base model and LoRA of a checkpoint", weights::weights_info),
+
+        post("/api/v1/create_sampling_session", "open a sampler", sampling::create_session),
+        get("/api/v1/samplers/{sampler_id}", "what a sampler samples from", sampling::get_sampler),
+        post("/api/v1/asample", "sample from a sampler", sampling::asample),
+
+        post("/api/v1/retrieve_future", "wait for a result", futures::retrieve),
+        post("/api/v1/cancel_future", "give up a sample", futures::cancel),
+
+        get("/api/v1/training_runs", "list training runs, newest first", runs::list),
+        get("/api/v1/training_runs/{run_id}", "one training run", runs::get),
+        get("/api/v1/training_runs/{run_id}/checkpoints", "a run's checkpoints", checkpoints::list_of_run),
+        get("/api/v1/models/{run_id}/checkpoints", "the same for SDKs up to 0.3.0", checkpoints::list_of_run),
+        get("/api/v1/checkpoints", "list all checkpoints", checkpoints::list),
+        delete("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}", "delete a checkpoint", checkpoints::delete),
+        post("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", "let anyone read a checkpoint", checkpoints::publish),
+        delete("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", "take that back", checkpoints::unpublish),
+        put("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl", "set or remove a checkpoint's expiry", checkpoints::set_ttl),
+    ]
+}
+
+async fn list(State(_): State<Shared>) -> Json<serde_json::Value> {
+    let endpoints: Vec<serde_json::Value> = table()
+        .iter()
+        .map(|route| json!({"method": route.method.as_str(), "path": route.path, "about": route.about}))
+        .collect();
+    Json(json!({
+        "name": "tinsmith",
+        "version": env!("CARGO_PKG_VERSION"),
+        "endpoints": endpoints,
+    }))
+}
+
+async fn no_endpoint(request: Request) -> Error {
+    Error::NoEndpoint { path: request.uri().path().to_owned() }
+}
+
+async fn method_not_allowed(request: Request) -> Error {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    Error::MethodNotAllowed { method, path }
+}

@@ -1,0 +1,136 @@
+//! Polls for results.
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use prost::Message;
+use serde::Serialize;
+use tinsmith_store::{Category, Failure, Outcome, QueueState, RequestKind, Retrieved};
+use tinsmith_types::{
+    futures::{self, CancelFutureRequest, Failed, Pending, RetrieveFutureRequest},
+    proto, sampling, training,
+};
+
+use crate::{
+    body,
+    error::{Error, Result},
+    negotiate,
+    state::{Shared, Stopping, Tenant},
+};
+
+/// `POST retrieve_future`: waits for the result, and says 408 if there is none in time. A failed
+/// request is a 200 that says so: the SDK would repeat a 5xx for ever.
+pub(crate) async fn retrieve(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    stopping: Option<Extension<Stopping>>,
+    headers: HeaderMap,
+    body: body::Json<RetrieveFutureRequest>,
+) -> Result<Response> {
+    let id = body.value.request_id.clone();
+    // A poll waits long and holds nothing.
+    drop(body);
+    let wait = app.config.poll_wait_max;
+    let stop = async {
+        match stopping {
+            Some(Extension(stopping)) => stopping.wait().await,
+            None => std::future::pending().await,
+        }
+    };
+    let retrieved = tokio::select! {
+        biased;
+        retrieved = app.store.retrieve(&tenant, &id, wait) => retrieved?,
+        () = stop => return Ok(pending(QueueState::Active)),
+    };
+    match retrieved {
+        Retrieved::Pending(state) => Ok(pending(state)),
+        Retrieved::Gone => Err(Error::Gone {
+            code: "request_expired",
+            detail: format!(
+                "{id} belongs to an earlier start of the server; submit the sample again"
+            ),
+        }),
+        Retrieved::Finished { outcome: Outcome::Failed(failure), .. } => Ok(failed(failure)),
+        Retrieved::Finished { kind, outcome: Outcome::Done(result) } => {
+            done(kind, result, negotiate::wants_protobuf(&headers))
+        }
+    }
+}
+
+/// `POST cancel_future`. Unknown ids are answered alike: the SDK would repeat anything else.
+pub(crate) async fn cancel(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<CancelFutureRequest>,
+) -> Result<Json<serde_json::Value>> {
+    match app.store.cancel_sample(&tenant, &body.value.request_id).await {
+        Ok(()) | Err(tinsmith_store::Error::NotFound { .. }) => Ok(Json(serde_json::json!({}))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn pending(state: QueueState) -> Response {
+    let (queue_state, reason) = match state {
+        QueueState::Active => (futures::QueueState::Active, None),
+        QueueState::PausedCapacity => {
+            (futures::QueueState::PausedCapacity, Some("the server's memory is in use"))
+        }
+        QueueState::PausedRateLimit => {
+            (futures::QueueState::PausedRateLimit, Some("the tenant's share is used up"))
+        }
+    };
+    let body = Pending { queue_state, queue_state_reason: reason.map(str::to_owned) };
+    (StatusCode::REQUEST_TIMEOUT, Json(body)).into_response()
+}
+
+fn failed(failure: Failure) -> Response {
+    let category = match failure.category {
+        Category::User => futures::Category::User,
+        Category::Server => futures::Category::Server,
+        Category::Unknown => futures::Category::Unknown,
+    };
+    Json(Failed { error: failure.message, category }).into_response()
+}
+
+/// The result in the form that is asked for. Stored are protobuf for what has it, JSON for the others.
+fn done(kind: RequestKind, result: Bytes, wants_protobuf: bool) -> Result<Response> {
+    let json = match kind {
+        RequestKind::Forward | RequestKind::ForwardBackward | RequestKind::Sample
+            if wants_protobuf =>
+        {
+            return Ok(([(header::CONTENT_TYPE, negotiate::PROTOBUF)], result).into_response());
+        }
+        RequestKind::Forward | RequestKind::ForwardBackward => forward_backward_json(&result)?,
+        RequestKind::Sample => sample_json(&result)?,
+        RequestKind::CreateModel
+        | RequestKind::LoadWeights
+        | RequestKind::OptimStep
+        | RequestKind::SaveWeights
+        | RequestKind::SaveWeightsForSampler
+        | RequestKind::UnloadModel => result,
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+fn forward_backward_json(result: &Bytes) -> Result<Bytes> {
+    let output = proto::ForwardBackwardOutput::decode(result.clone()).map_err(unreadable)?;
+    json(&training::ForwardBackwardOutput::try_from(&output).map_err(unreadable)?)
+}
+
+fn sample_json(result: &Bytes) -> Result<Bytes> {
+    let response = proto::SampleResponse::decode(result.clone()).map_err(unreadable)?;
+    json(&sampling::SampleResponse::try_from(&response).map_err(unreadable)?)
+}
+
+fn json(result: &impl Serialize) -> Result<Bytes> {
+    Ok(serde_json::to_vec(result).map_err(unreadable)?.into())
+}
+
+/// A stored result is the server's own work: that it cannot be read is no client's fault.
+fn unreadable(error: impl std::fmt::Display) -> Error {
+    Error::Internal { detail: format!("a stored result cannot be read: {error}") }
+}

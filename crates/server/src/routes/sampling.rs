@@ -1,0 +1,152 @@
+//! Samplers and samples.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use tinsmith_store::{NewSample, NewSamplingSession};
+use tinsmith_types::{
+    futures::UntypedFuture,
+    ids::{SamplingSessionId, TenantId},
+    path::{CheckpointKind, CheckpointPath},
+    queued::QueuedRequest,
+    sampling::{
+        CreateSamplingSessionRequest, CreateSamplingSessionResponse, SampleRequest, SamplerInfo,
+    },
+};
+
+use crate::{
+    body,
+    check::{self, sample::Limits},
+    error::{Error, Result},
+    id,
+    routes::{training, weights},
+    state::{Shared, Tenant},
+    submit::digest,
+};
+
+/// `POST create_sampling_session`.
+pub(crate) async fn create_session(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<CreateSamplingSessionRequest>,
+) -> Result<Json<CreateSamplingSessionResponse>> {
+    let request = body.value;
+    training::live_session(&app, &tenant, &request.session_id).await?;
+    if request.sampling_session_seq_id < 0 {
+        let detail = "sampling_session_seq_id must not be negative";
+        return Err(Error::invalid("invalid_sampling_session_seq_id", detail));
+    }
+    let new = match (&request.base_model, &request.model_path) {
+        (Some(name), None) => of_base_model(&app, &request, name)?,
+        (None, Some(path)) => of_checkpoint(&app, &tenant, &request, path).await?,
+        (None, None) | (Some(_), Some(_)) => {
+            let detail = "wants exactly one of base_model and model_path";
+            return Err(Error::invalid("invalid_sampling_session", detail));
+        }
+    };
+    let session = app.store.create_sampling_session(&tenant, new).await?;
+    tracing::info!(sampler.id = %session.id, base_model = session.base_model, "sampler created");
+    Ok(Json(CreateSamplingSessionResponse { sampling_session_id: session.id }))
+}
+
+/// `GET samplers/{sampler_id}`.
+pub(crate) async fn get_sampler(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    Path(id): Path<SamplingSessionId>,
+) -> Result<Json<SamplerInfo>> {
+    let session = app.store.sampling_session(&tenant, &id).await?;
+    Ok(Json(SamplerInfo {
+        sampler_id: session.id,
+        base_model: session.base_model,
+        model_path: session.model_path,
+    }))
+}
+
+/// `POST asample`. Samples have no order, so that what is wrong with one is a 400.
+pub(crate) async fn asample(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<SampleRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let mut request = body.value;
+    let Some(id) = request.sampling_session_id.clone() else {
+        let detail = "sampling_session_id is required; open one with create_sampling_session";
+        return Err(Error::invalid("sampling_session_required", detail));
+    };
+    let session = app.store.sampling_session(&tenant, &id).await?;
+    app.store.heartbeat(&tenant, &session.session_id).await?;
+    let model = app.catalog.by_origin(&session.base_model, &session.base_digest)?;
+    let limits = Limits {
+        vocab_size: model.vocab_size,
+        context: model.context,
+        num_samples_max: app.config.num_samples_max,
+        stops_max: app.config.stops_max,
+    };
+    check::sample::sample(&limits, &request)?;
+    let (seq_id, num_samples) = (request.seq_id, request.num_samples);
+    // A retry has no seed either: what is drawn is no part of what it must repeat.
+    let digest = digest(&QueuedRequest::Sample(request.clone()));
+    request.sampling_params.seed.get_or_insert_with(id::draw_seed);
+    let body = QueuedRequest::Sample(request).encode();
+    let new = NewSample { sampling_session_id: id, seq_id, body, digest, refused: None };
+    let submitted = app.store.submit_sample(&tenant, new).await?;
+    Ok(Json(UntypedFuture {
+        sample_sequence_ids: Some(id::sequence_ids(&submitted.request_id, num_samples)),
+        request_id: submitted.request_id,
+        model_id: None,
+    }))
+}
+
+fn of_base_model(
+    app: &Shared,
+    request: &CreateSamplingSessionRequest,
+    name: &str,
+) -> Result<NewSamplingSession> {
+    let model = app.catalog.by_name(name)?;
+    if !model.sampleable {
+        let detail = format!("base_model {name:?} is not offered for sampling");
+        return Err(Error::invalid("not_sampleable", detail));
+    }
+    Ok(NewSamplingSession {
+        id: SamplingSessionId::of(&request.session_id, request.sampling_session_seq_id),
+        session_id: request.session_id.clone(),
+        base_model: name.to_owned(),
+        base_digest: model.base_digest.clone(),
+        model_path: None,
+        blob: None,
+        digest: digest_of(request),
+    })
+}
+
+async fn of_checkpoint(
+    app: &Shared,
+    tenant: &TenantId,
+    request: &CreateSamplingSessionRequest,
+    path: &str,
+) -> Result<NewSamplingSession> {
+    let path: CheckpointPath = path.parse()?;
+    if path.kind == CheckpointKind::ExternalWeights {
+        let detail =
+            format!("{path} cannot be sampled from; save_weights_for_sampler makes what can");
+        return Err(Error::invalid("not_sampleable", detail));
+    }
+    let checkpoint = weights::find(app, tenant, &path).await?;
+    let origin = weights::origin(app, tenant, &checkpoint).await?;
+    app.catalog.by_origin(&origin.base_model, &origin.base_digest)?;
+    Ok(NewSamplingSession {
+        id: SamplingSessionId::of(&request.session_id, request.sampling_session_seq_id),
+        session_id: request.session_id.clone(),
+        base_model: origin.base_model,
+        base_digest: origin.base_digest,
+        model_path: Some(path.to_string()),
+        blob: Some(checkpoint.blob),
+        digest: digest_of(request),
+    })
+}
+
+fn digest_of(request: &CreateSamplingSessionRequest) -> [u8; 32] {
+    let json = serde_json::to_vec(request).unwrap_or_default();
+    blake3::hash(&json).into()
+}

@@ -1,0 +1,251 @@
+//! Requests that make and change a run, in its order.
+
+use axum::{Json, extract::State};
+use bytes::Bytes;
+use prost::Message;
+use tinsmith_store::{LoraRecord, NewRun, RequestKind};
+use tinsmith_types::{
+    futures::UntypedFuture,
+    ids::{ModelId, SeqId, SessionId, TenantId},
+    proto,
+    queued::QueuedRequest,
+    training::{
+        AdamParams, CreateModelRequest, ForwardBackwardRequest, ForwardRequest, LoraConfig,
+        OptimStepRequest, OptimizerConfig, UnloadModelRequest,
+    },
+};
+
+use crate::{
+    body::{self, Plain, off_thread},
+    check::{self, Fault, datums, ensure},
+    error::{Error, Result},
+    id,
+    state::{Shared, Tenant},
+    submit::{Admission, digest, live_run, submit},
+};
+
+/// `POST create_model`. It has nothing before it in its run, so that what is wrong is a 400.
+pub(crate) async fn create_model(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<CreateModelRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let mut request = body.value;
+    let session_id = request.session_id.clone();
+    live_session(&app, &tenant, &session_id).await?;
+    if request.model_seq_id < 0 {
+        let detail = "model_seq_id must not be negative";
+        return Err(Error::invalid("invalid_model_seq_id", detail));
+    }
+    let model = app.catalog.by_name(&request.base_model)?;
+    if !model.trainable {
+        let detail = format!("base_model {:?} is not offered for training", request.base_model);
+        return Err(Error::invalid("not_trainable", detail));
+    }
+    check_lora(&app, &request.lora_config)?;
+    // A retry has no seed either: what is drawn is no part of what it must repeat.
+    let digest = digest(&QueuedRequest::CreateModel(request.clone()));
+    let seed = *request.lora_config.seed.get_or_insert_with(id::draw_seed);
+    let creates = NewRun {
+        session_id: session_id.clone(),
+        base_model: request.base_model.clone(),
+        base_digest: model.base_digest.clone(),
+        lora: LoraRecord {
+            rank: request.lora_config.rank,
+            seed,
+            train_attn: request.lora_config.train_attn,
+            train_mlp: request.lora_config.train_mlp,
+            train_unembed: request.lora_config.train_unembed,
+        },
+        optimizer_config: optimizer(&request.optimizer_config)?,
+        user_metadata: check::metadata(&app.config, request.user_metadata.clone())?,
+        kernel_set: model.kernel_set.clone(),
+    };
+    let admission = Admission {
+        model_id: ModelId::of(&session_id, request.model_seq_id),
+        seq_id: Some(SeqId(0)),
+        kind: RequestKind::CreateModel,
+        digest,
+        body: QueuedRequest::CreateModel(request),
+        creates: Some(creates),
+        fault: None,
+    };
+    submit(&app, &tenant, admission).await
+}
+
+/// `POST forward_backward`, in protobuf (with `forward_only` a forward) or JSON.
+pub(crate) async fn forward_backward(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: Plain,
+) -> Result<Json<UntypedFuture>> {
+    let request = if body.is_protobuf {
+        let bytes = body.bytes.clone();
+        off_thread(bytes.len(), move || decode(bytes)).await??
+    } else {
+        let request: ForwardBackwardRequest =
+            body::json(&app, "/api/v1/forward_backward", body.bytes.clone()).await?;
+        request.try_into()?
+    };
+    submit_batch(&app, &tenant, request).await
+}
+
+/// `POST forward` (SDKs up to 0.24), in JSON.
+pub(crate) async fn forward(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<ForwardRequest>,
+) -> Result<Json<UntypedFuture>> {
+    submit_batch(&app, &tenant, body.value.try_into()?).await
+}
+
+/// `POST optim_step`.
+pub(crate) async fn optim_step(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<OptimStepRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let request = body.value;
+    live_run(&app, &tenant, &request.model_id).await?;
+    let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+    let fault = check_step(&request).err();
+    let body = QueuedRequest::OptimStep(request);
+    let admission = Admission {
+        kind: RequestKind::OptimStep,
+        digest: digest(&body),
+        model_id,
+        seq_id,
+        body,
+        creates: None,
+        fault,
+    };
+    submit(&app, &tenant, admission).await
+}
+
+/// `POST unload_model`. It has no number: it comes after all that were sent before it.
+pub(crate) async fn unload_model(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<UnloadModelRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let model_id = body.value.model_id.clone();
+    live_run(&app, &tenant, &model_id).await?;
+    let body = QueuedRequest::UnloadModel(body.value);
+    let admission = Admission {
+        kind: RequestKind::UnloadModel,
+        digest: digest(&body),
+        model_id,
+        seq_id: None,
+        body,
+        creates: None,
+        fault: None,
+    };
+    submit(&app, &tenant, admission).await
+}
+
+/// Refuses a session that is unknown or has ended; counts as its life sign.
+pub(crate) async fn live_session(
+    app: &Shared,
+    tenant: &TenantId,
+    session: &SessionId,
+) -> Result<()> {
+    Ok(app.store.heartbeat(tenant, session).await?)
+}
+
+/// The configuration of an optimizer that this server has, as it is stored.
+pub(crate) fn optimizer(config: &OptimizerConfig) -> Result<serde_json::Value> {
+    let kind = config.kind();
+    if kind != "adamw" {
+        let detail = format!("optimizer_config.type {kind:?} is not supported; known: adamw");
+        return Err(Error::invalid("unsupported_optimizer", detail));
+    }
+    if let Some(key) = config.0.keys().find(|key| *key != "type") {
+        let detail = format!("optimizer_config.{key} is no setting of adamw");
+        return Err(Error::invalid("unsupported_optimizer", detail));
+    }
+    Ok(serde_json::json!({"type": "adamw"}))
+}
+
+fn decode(bytes: Bytes) -> Result<proto::ForwardBackwardRequest> {
+    Ok(proto::ForwardBackwardRequest::decode(bytes).map_err(tinsmith_types::Error::from)?)
+}
+
+async fn submit_batch(
+    app: &Shared,
+    tenant: &TenantId,
+    request: proto::ForwardBackwardRequest,
+) -> Result<Json<UntypedFuture>> {
+    let model_id = ModelId(request.model_id.clone());
+    let (_, model) = live_run(app, tenant, &model_id).await?;
+    let limits = datums::Limits {
+        vocab_size: model.vocab_size,
+        context: model.context,
+        datums_max: app.config.datums_max,
+        tokens_max: app.config.datum_tokens_max,
+    };
+    let size = request.encoded_len();
+    let admission = off_thread(size, move || {
+        let seq_id = request.order();
+        let fault = datums::batch(&limits, &request).err();
+        let kind = match request.forward_only {
+            true => RequestKind::Forward,
+            false => RequestKind::ForwardBackward,
+        };
+        let body = QueuedRequest::from_proto(request);
+        Admission { kind, digest: digest(&body), model_id, seq_id, body, creates: None, fault }
+    });
+    submit(app, tenant, admission.await?).await
+}
+
+fn check_lora(app: &Shared, lora: &LoraConfig) -> Result<()> {
+    let invalid = |detail: &str| Err(Error::invalid("invalid_lora_config", detail));
+    if lora.rank == 0 {
+        return invalid("lora_config.rank must be positive");
+    }
+    let rank_max = app.config.lora_rank_max;
+    if lora.rank > rank_max {
+        return invalid(&format!("lora_config.rank must be at most {rank_max}"));
+    }
+    if !(lora.train_unembed || lora.train_mlp || lora.train_attn) {
+        return invalid("At least one of train_unembed, train_mlp, or train_attn must be True");
+    }
+    Ok(())
+}
+
+fn check_step(request: &OptimStepRequest) -> Result<(), Fault> {
+    match (&request.adam_params, &request.optimizer_params) {
+        (Some(params), None) => check_adam(params),
+        (None, Some(params)) => {
+            let kind = params.get("type").map_or_else(|| "none".to_owned(), ToString::to_string);
+            Err(Fault(format!(
+                "optimizer_params.type is {kind}, and the run's optimizer is adamw: send adam_params"
+            )))
+        }
+        (None, None) => Err(Fault("adam_params is missing".to_owned())),
+        (Some(_), Some(_)) => {
+            Err(Fault("adam_params and optimizer_params exclude each other".to_owned()))
+        }
+    }
+}
+
+fn check_adam(params: &AdamParams) -> Result<(), Fault> {
+    let rate = |value: f64| value.is_finite() && value >= 0.0;
+    let beta = |value: f64| (0.0..1.0).contains(&value);
+    let checks = [
+        (
+            "learning_rate",
+            params.learning_rate,
+            rate(params.learning_rate),
+            "finite and at least 0",
+        ),
+        ("beta1", params.beta1, beta(params.beta1), "at least 0 and below 1"),
+        ("beta2", params.beta2, beta(params.beta2), "at least 0 and below 1"),
+        ("eps", params.eps, rate(params.eps), "finite and at least 0"),
+        ("weight_decay", params.weight_decay, rate(params.weight_decay), "finite and at least 0"),
+        ("grad_clip_norm", params.grad_clip_norm, params.grad_clip_norm.is_finite(), "finite"),
+    ];
+    for (name, value, ok, range) in checks {
+        ensure(ok, || format!("adam_params.{name} is {value}; it must be {range}"))?;
+    }
+    Ok(())
+}

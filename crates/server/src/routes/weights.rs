@@ -1,0 +1,275 @@
+//! Weights into checkpoints and samplers, and out of them.
+
+use axum::{Json, extract::State};
+use tinsmith_store::{CheckpointRecord, LoraRecord, NewRun, RequestKind};
+use tinsmith_types::{
+    futures::UntypedFuture,
+    ids::{ModelId, SeqId, SessionId, TenantId},
+    path::{CheckpointKind, CheckpointPath},
+    queued::QueuedRequest,
+    session::Metadata,
+    weights::{
+        LoadTarget, LoadWeightsRequest, SamplerKind, SaveWeightsForSamplerRequest,
+        SaveWeightsRequest, WeightsInfoRequest, WeightsInfoResponse,
+    },
+};
+
+use crate::{
+    body,
+    check::{self, Fault, ensure},
+    error::{Error, Result},
+    routes::{checkpoints, training},
+    state::{Shared, Tenant},
+    submit::{Admission, digest, live_run, submit},
+};
+
+/// `POST save_weights`.
+pub(crate) async fn save_weights(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<SaveWeightsRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let mut request = body.value;
+    live_run(&app, &tenant, &request.model_id).await?;
+    let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+    // Made up from what a retry repeats.
+    request.path.get_or_insert_with(|| match seq_id {
+        Some(seq_id) => format!("seq-{seq_id}"),
+        None => format!("at-{}", app.clock.now().as_millisecond()),
+    });
+    let fault = check_save(&app, &request).err();
+    let body = QueuedRequest::SaveWeights(request);
+    let admission = Admission {
+        kind: RequestKind::SaveWeights,
+        digest: digest(&body),
+        model_id,
+        seq_id,
+        body,
+        creates: None,
+        fault,
+    };
+    submit(&app, &tenant, admission).await
+}
+
+/// `POST save_weights_for_sampler`.
+pub(crate) async fn save_weights_for_sampler(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<SaveWeightsForSamplerRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let request = body.value;
+    live_run(&app, &tenant, &request.model_id).await?;
+    let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+    let fault = check_save_for_sampler(&app, &request).err();
+    let body = QueuedRequest::SaveWeightsForSampler(request);
+    let admission = Admission {
+        kind: RequestKind::SaveWeightsForSampler,
+        digest: digest(&body),
+        model_id,
+        seq_id,
+        body,
+        creates: None,
+        fault,
+    };
+    submit(&app, &tenant, admission).await
+}
+
+/// `POST load_weights`, in both its forms.
+pub(crate) async fn load_weights(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<LoadWeightsRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let request = body.value;
+    let admission = match request.target()? {
+        LoadTarget::New { session_id, model_seq_id } => {
+            let (session_id, model_seq_id) = (session_id.clone(), model_seq_id);
+            load_into_new(&app, &tenant, request, session_id, model_seq_id).await?
+        }
+        LoadTarget::Existing { model_id, seq_id } => {
+            let (model_id, seq_id) = (model_id.clone(), seq_id);
+            live_run(&app, &tenant, &model_id).await?;
+            load_into_existing(request, model_id, seq_id)
+        }
+    };
+    submit(&app, &tenant, admission).await
+}
+
+/// `POST weights_info`.
+pub(crate) async fn weights_info(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<WeightsInfoRequest>,
+) -> Result<Json<WeightsInfoResponse>> {
+    let path: CheckpointPath = body.value.tinker_path.parse()?;
+    let checkpoint = find(&app, &tenant, &path).await?;
+    let origin = origin(&app, &tenant, &checkpoint).await?;
+    Ok(Json(WeightsInfoResponse {
+        base_model: origin.base_model,
+        is_lora: true,
+        lora_rank: Some(origin.lora.rank),
+        train_unembed: Some(origin.lora.train_unembed),
+        train_mlp: Some(origin.lora.train_mlp),
+        train_attn: Some(origin.lora.train_attn),
+        optimizer_config: serde_json::from_value(origin.optimizer_config).ok(),
+    }))
+}
+
+/// What a checkpoint's weights belong on.
+pub(crate) struct Origin {
+    pub(crate) base_model: String,
+    pub(crate) base_digest: String,
+    pub(crate) lora: LoraRecord,
+    pub(crate) optimizer_config: serde_json::Value,
+}
+
+/// A checkpoint of the tenant's own, or a public one.
+pub(crate) async fn find(
+    app: &Shared,
+    tenant: &TenantId,
+    path: &CheckpointPath,
+) -> Result<CheckpointRecord> {
+    let kind = checkpoints::kind(path.kind);
+    Ok(app.store.checkpoint(tenant, &path.run, kind, &path.name).await?)
+}
+
+/// Where a checkpoint's weights come from: its run says so to its owner, its manifest to others.
+pub(crate) async fn origin(
+    app: &Shared,
+    tenant: &TenantId,
+    checkpoint: &CheckpointRecord,
+) -> Result<Origin> {
+    if checkpoint.tenant == *tenant {
+        let run = app.store.run(tenant, &checkpoint.model_id).await?;
+        return Ok(Origin {
+            base_model: run.base_model,
+            base_digest: run.base_digest,
+            lora: run.lora,
+            optimizer_config: run.optimizer_config,
+        });
+    }
+    let (manifest, _files) = app.store.blob(&checkpoint.blob).await?;
+    Ok(Origin {
+        base_model: manifest.base_model,
+        base_digest: manifest.base_digest,
+        lora: manifest.lora,
+        optimizer_config: manifest.optimizer_config,
+    })
+}
+
+async fn load_into_new(
+    app: &Shared,
+    tenant: &TenantId,
+    request: LoadWeightsRequest,
+    session_id: SessionId,
+    model_seq_id: i64,
+) -> Result<Admission> {
+    training::live_session(app, tenant, &session_id).await?;
+    check_load(&request).map_err(|fault| fault.into_error("invalid_load"))?;
+    let path: CheckpointPath = request.path.parse()?;
+    let checkpoint = find(app, tenant, &path).await?;
+    let origin = origin(app, tenant, &checkpoint).await?;
+    let base_model = request.base_model.clone().unwrap_or_else(|| origin.base_model.clone());
+    let model = match &request.base_model {
+        Some(name) => app.catalog.by_name(name)?,
+        None => app.catalog.by_origin(&origin.base_model, &origin.base_digest)?,
+    };
+    if model.base_digest != origin.base_digest {
+        let detail = format!(
+            "base_model {base_model:?} has other weights than {:?}, which {path} was trained on",
+            origin.base_model
+        );
+        return Err(Error::invalid("base_model_mismatch", detail));
+    }
+    let optimizer_config = match (&request.optimizer_config, request.optimizer) {
+        (Some(config), false) => training::optimizer(config)?,
+        (None | Some(_), _) => origin.optimizer_config,
+    };
+    let creates = NewRun {
+        session_id: session_id.clone(),
+        base_model,
+        base_digest: origin.base_digest,
+        lora: origin.lora,
+        optimizer_config,
+        user_metadata: check::metadata(&app.config, request.user_metadata.clone())?,
+        kernel_set: model.kernel_set.clone(),
+    };
+    let body = QueuedRequest::LoadWeights(request);
+    Ok(Admission {
+        model_id: ModelId::of(&session_id, model_seq_id),
+        seq_id: Some(SeqId(0)),
+        kind: RequestKind::LoadWeights,
+        digest: digest(&body),
+        body,
+        creates: Some(creates),
+        fault: None,
+    })
+}
+
+/// The checkpoint may be one that is still to be saved by a request before this one, so that it is
+/// looked for when the request's turn comes.
+fn load_into_existing(
+    request: LoadWeightsRequest,
+    model_id: ModelId,
+    seq_id: Option<SeqId>,
+) -> Admission {
+    let fault = check_load(&request).err();
+    let body = QueuedRequest::LoadWeights(request);
+    Admission {
+        kind: RequestKind::LoadWeights,
+        digest: digest(&body),
+        model_id,
+        seq_id,
+        body,
+        creates: None,
+        fault,
+    }
+}
+
+fn check_save(app: &Shared, request: &SaveWeightsRequest) -> Result<(), Fault> {
+    check::checkpoint_name(request.path.as_deref().unwrap_or_default())?;
+    check::ttl(request.ttl_seconds)?;
+    check_notes(app, request.user_metadata.as_ref())
+}
+
+fn check_save_for_sampler(
+    app: &Shared,
+    request: &SaveWeightsForSamplerRequest,
+) -> Result<(), Fault> {
+    ensure(request.kind == SamplerKind::Snapshot, || {
+        "kind \"inflight\" is not supported by this server; use \"snapshot\"".to_owned()
+    })?;
+    match (&request.path, request.sampling_session_seq_id) {
+        (Some(name), _) => check::checkpoint_name(name)?,
+        (None, Some(number)) => {
+            ensure(number >= 0, || "sampling_session_seq_id must not be negative".to_owned())?;
+        }
+        (None, None) => {
+            return Err(Fault(
+                "wants either path, to save under that name, or sampling_session_seq_id".to_owned(),
+            ));
+        }
+    }
+    check::ttl(request.ttl_seconds)?;
+    check_notes(app, request.user_metadata.as_ref())
+}
+
+fn check_notes(app: &Shared, notes: Option<&Metadata>) -> Result<(), Fault> {
+    let Some(notes) = notes else { return Ok(()) };
+    for (key, value) in notes {
+        ensure(value.is_string(), || format!("user_metadata.{key} is not a string"))?;
+    }
+    check::small(&app.config, "user_metadata", notes).map_err(|error| Fault(error.to_string()))
+}
+
+fn check_load(request: &LoadWeightsRequest) -> Result<(), Fault> {
+    ensure(request.weights_access_token.is_none(), || {
+        "weights_access_token is not supported by this server; publish the checkpoint instead"
+            .to_owned()
+    })?;
+    let path: CheckpointPath =
+        request.path.parse().map_err(|error| Fault(format!("failed to {error}")))?;
+    ensure(path.kind == CheckpointKind::Weights, || {
+        format!("{path} holds no weights to train from; those are saved by save_weights")
+    })
+}

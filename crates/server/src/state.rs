@@ -1,0 +1,90 @@
+//! What all handlers share.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use tinsmith_store::{Store, clock::Clock};
+use tinsmith_types::ids::TenantId;
+use tokio::sync::{Semaphore, watch};
+
+use crate::{catalog::Catalog, config::Config};
+
+/// Renders all metrics in Prometheus' text format.
+pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The state that the router carries.
+pub(crate) type Shared = Arc<App>;
+
+/// What one server is made of.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) catalog: Catalog,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) render_metrics: RenderMetrics,
+    /// One permit for each KiB of bodies that may be in work.
+    pub(crate) body_budget: Arc<Semaphore>,
+    unknown_fields: Mutex<BTreeSet<(String, String)>>,
+}
+
+/// Unknown fields that are remembered so that each is logged once; a hostile client could send any number.
+const UNKNOWN_FIELDS_MAX: usize = 1000;
+
+impl App {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        catalog: Catalog,
+        clock: Arc<dyn Clock>,
+        render_metrics: RenderMetrics,
+    ) -> Self {
+        let body_budget = Arc::new(Semaphore::new(config.body_bytes_in_flight_max / 1024));
+        let unknown_fields = Mutex::new(BTreeSet::new());
+        Self { config, store, catalog, clock, render_metrics, body_budget, unknown_fields }
+    }
+
+    /// Logs a field that no known SDK sends there, the first time that it is seen.
+    pub(crate) fn note_unknown_field(&self, path: &str, field: &str) {
+        let mut seen = self.unknown_fields.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < UNKNOWN_FIELDS_MAX && seen.insert((path.to_owned(), field.to_owned())) {
+            tracing::warn!(path, field, "unknown field ignored");
+        }
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Whose request it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant(pub(crate) TenantId);
+
+impl FromRequestParts<Shared> for Tenant {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &Shared) -> Result<Self, Self::Rejection> {
+        // Without keys there is one tenant, and any key (or none) is as good as another.
+        Ok(Self(TenantId::from("local")))
+    }
+}
+
+/// Becomes true when the server begins to stop; `serve` puts it into every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopping(pub(crate) watch::Receiver<bool>);
+
+impl Stopping {
+    /// Returns when the server begins to stop.
+    pub(crate) async fn wait(mut self) {
+        if self.0.wait_for(|stopping| *stopping).await.is_err() {
+            // Whoever would say so is gone without having said so: the server goes on.
+            std::future::pending::<()>().await;
+        }
+    }
+}

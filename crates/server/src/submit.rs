@@ -1,0 +1,85 @@
+//! Writes a checked training request down.
+
+use axum::Json;
+use tinsmith_store::{NewRequest, NewRun, RequestKind, RunRecord};
+use tinsmith_types::{
+    futures::UntypedFuture,
+    ids::{ModelId, SeqId, TenantId},
+    queued::QueuedRequest,
+};
+
+use crate::{
+    catalog::ModelEntry,
+    check::Fault,
+    error::{Error, Result},
+    state::Shared,
+};
+
+/// A request with a place in a run's order, about to be written down.
+pub(crate) struct Admission {
+    pub(crate) model_id: ModelId,
+    pub(crate) seq_id: Option<SeqId>,
+    pub(crate) kind: RequestKind,
+    /// blake3 of what a retry must repeat.
+    pub(crate) digest: [u8; 32],
+    pub(crate) body: QueuedRequest,
+    pub(crate) creates: Option<NewRun>,
+    /// What is wrong with it: it takes its place all the same, already failed.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// blake3 of what identifies a request's body.
+pub(crate) fn digest(request: &QueuedRequest) -> [u8; 32] {
+    blake3::hash(&request.digest_input()).into()
+}
+
+/// Makes the request durable and answers with its id.
+pub(crate) async fn submit(
+    app: &Shared,
+    tenant: &TenantId,
+    admission: Admission,
+) -> Result<Json<UntypedFuture>> {
+    let Admission { model_id, seq_id, kind, digest, body, creates, fault } = admission;
+    if creates.is_none() && seq_id.is_some_and(|seq_id| seq_id.0 < 1) {
+        return Err(Error::invalid("invalid_seq_id", "seq_id must be at least 1"));
+    }
+    if let Some(fault) = &fault {
+        tracing::info!(run.id = %model_id, seq_id = ?seq_id, fault = fault.0, "request fails at the door");
+    }
+    let new = NewRequest {
+        model_id: model_id.clone(),
+        seq_id,
+        kind,
+        body: body.encode(),
+        digest,
+        creates,
+        refused: fault.map(Fault::into_failure),
+    };
+    let submitted = app.store.submit(tenant, new).await?;
+    tracing::debug!(
+        run.id = %model_id, queued.id = %submitted.request_id, fresh = submitted.fresh, ?kind, "submitted"
+    );
+    Ok(Json(UntypedFuture {
+        request_id: submitted.request_id,
+        model_id: Some(model_id),
+        sample_sequence_ids: None,
+    }))
+}
+
+/// A run that can go on, and its base model. Counts as a life sign of its session.
+///
+/// # Errors
+/// 404 for an unknown run, 410 if its session has ended, 400 if it cannot go on.
+pub(crate) async fn live_run<'a>(
+    app: &'a Shared,
+    tenant: &TenantId,
+    id: &ModelId,
+) -> Result<(RunRecord, &'a ModelEntry)> {
+    let run = app.store.run(tenant, id).await?;
+    app.store.heartbeat(tenant, &run.session_id).await?;
+    if let Some(reason) = &run.corrupted {
+        return Err(Error::invalid("run_corrupted", format!("run {id} cannot go on: {reason}")));
+    }
+    let model = app.catalog.by_origin(&run.base_model, &run.base_digest)?;
+    Ok((run, model))
+}
