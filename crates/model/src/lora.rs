@@ -144,8 +144,8 @@ impl Site {
         }
     }
 
-    /// The number of the site in an adapter.
-    fn index(self, slots: usize) -> usize {
+    /// The number of the site among an adapter's `slots`.
+    pub(crate) fn index(self, slots: usize) -> usize {
         match self {
             Self::Layer(layer, projection) => layer * Projection::ALL.len() + projection as usize,
             Self::Unembed => slots - 1,
@@ -304,6 +304,11 @@ impl<B: Backend> PairSet<B> {
 
     pub(crate) fn site(&self, site: Site) -> Option<&B::Pair> {
         self.sites[site.index(self.sites.len())].as_ref()
+    }
+
+    /// Every site's pair, by [`Site::index`].
+    pub(crate) fn sites_mut(&mut self) -> Vec<Option<&mut B::Pair>> {
+        self.sites.iter_mut().map(Option::as_mut).collect()
     }
 
     pub(crate) fn site_mut(&mut self, site: Site) -> Option<&mut B::Pair> {

@@ -10,19 +10,30 @@ use tinsmith_backend::{
 
 use super::Decoder;
 use crate::{
-    batch::{TrainBatch, TrainGroup},
-    lora::{Projection, Site},
+    batch::TrainBatch,
+    lora::{Adapter, Projection, Site},
     workspace::{Gradients, LayerState, Stream, Workspace},
 };
 
 /// One way back through the layers.
-struct Back<'p, 'a, B: Backend> {
+struct Back<'p, B: Backend> {
     b: &'p mut B,
-    groups: &'p mut [TrainGroup<'a, B>],
+    groups: Vec<GroupBack<'p, B>>,
     sequences: &'p [Range<usize>],
     positions: &'p [u32],
     /// Whether any group trains attention.
     attention: bool,
+    /// Used again for each op.
+    uses: Vec<LoraGradientUse<'p, B::Lora, B::Pair>>,
+}
+
+/// A group that asks for a gradient.
+struct GroupBack<'p, B: Backend> {
+    rows: Range<usize>,
+    datums: &'p [Range<usize>],
+    adapter: &'p Adapter<B>,
+    /// By site. Each is lent to an op once.
+    gradient: Vec<Option<&'p mut B::Pair>>,
 }
 
 impl<B: Backend> Decoder<B> {
@@ -36,30 +47,25 @@ impl<B: Backend> Decoder<B> {
     ) {
         let Workspace { stream, layers: states, gradients, positions, .. } = workspace;
         let gradients = gradients.as_mut().expect("made before the forward pass");
-        let trains = |what: fn(&crate::lora::LoraSpec) -> bool| {
-            batch.groups.iter().any(|group| group.gradient.is_some() && what(group.adapter.spec()))
-        };
-        let layers = trains(|spec| spec.trains_layers());
-        let attention = trains(|spec| spec.train_attn);
+        let targets = batch.targets;
+        let mut back = Back::new(b, batch, positions);
+        let layers = back.trains_layers();
         let eps = self.config.rms_eps;
-        b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, eps);
+        back.b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, eps);
         let dx = layers.then_some(&mut gradients.dnormed);
-        let mut uses = gradient_uses(&mut batch.groups, Site::Unembed);
         let (x, weight) = (&stream.normed, self.unembed_weight());
-        b.score_backward(dx, x, weight, &mut uses, batch.targets, coefficients);
+        back.fill(Site::Unembed);
+        back.b.score_backward(dx, x, weight, &mut back.uses, targets, coefficients);
         if !layers {
             return;
         }
-        drop(uses);
-        b.zero(&mut gradients.dx);
+        back.b.zero(&mut gradients.dx);
         let (dx, dy) = (&mut gradients.dx, &gradients.dnormed);
-        b.rms_norm_backward(dx, dy, &stream.x, &self.final_norm, eps);
-        let (groups, sequences) = (&mut batch.groups[..], &batch.sequences[..]);
-        let mut back = Back { b, groups, sequences, positions, attention };
+        back.b.rms_norm_backward(dx, dy, &stream.x, &self.final_norm, eps);
         for layer in (0..self.config.layers).rev() {
             let state = &states[layer];
             self.mlp_backward(&mut back, layer, stream, state, gradients);
-            if layer > 0 || attention {
+            if layer > 0 || back.attention {
                 self.attention_backward(&mut back, layer, stream, state, gradients);
             }
         }
@@ -67,7 +73,7 @@ impl<B: Backend> Decoder<B> {
 
     fn mlp_backward(
         &self,
-        back: &mut Back<'_, '_, B>,
+        back: &mut Back<'_, B>,
         layer: usize,
         stream: &mut Stream<B>,
         state: &LayerState<B>,
@@ -103,7 +109,7 @@ impl<B: Backend> Decoder<B> {
 
     fn attention_backward(
         &self,
-        back: &mut Back<'_, '_, B>,
+        back: &mut Back<'_, B>,
         layer: usize,
         stream: &mut Stream<B>,
         state: &LayerState<B>,
@@ -153,7 +159,7 @@ impl<B: Backend> Decoder<B> {
     /// The gradient of one projection; nothing runs where nobody asks.
     fn linear_backward(
         &self,
-        back: &mut Back<'_, '_, B>,
+        back: &mut Back<'_, B>,
         (layer, projection, state): (usize, Projection, &LayerState<B>),
         dx: Option<&mut B::Rows>,
         dy: &B::Rows,
@@ -161,26 +167,46 @@ impl<B: Backend> Decoder<B> {
     ) {
         let weight = &self.layers[layer].projections[projection as usize].weight;
         let hidden = &state.hidden[projection as usize];
-        let mut uses = gradient_uses(back.groups, Site::Layer(layer, projection));
-        if dx.is_some() || !uses.is_empty() {
-            back.b.linear_backward(dx, dy, x, weight, hidden, &mut uses);
+        back.fill(Site::Layer(layer, projection));
+        if dx.is_some() || !back.uses.is_empty() {
+            back.b.linear_backward(dx, dy, x, weight, hidden, &mut back.uses);
         }
     }
 }
 
-/// Where the gradients at one site gather: the groups that ask for one and train there.
-fn gradient_uses<'g, B: Backend>(
-    groups: &'g mut [TrainGroup<'_, B>],
-    site: Site,
-) -> Vec<LoraGradientUse<'g, B::Lora, B::Pair>> {
-    let each = groups.iter_mut().filter_map(|group| {
-        Some(LoraGradientUse {
-            rows: group.rows.clone(),
-            datums: &group.datums,
-            lora: group.adapter.site(site)?,
-            gradient: group.gradient.as_deref_mut()?.site_mut(site)?,
-            scale: group.adapter.spec().scale(),
-        })
-    });
-    each.collect()
+impl<'p, B: Backend> Back<'p, B> {
+    fn new(b: &'p mut B, batch: &'p mut TrainBatch<'_, B>, positions: &'p [u32]) -> Self {
+        let groups = batch.groups.iter_mut().filter_map(|group| {
+            let gradient = group.gradient.as_deref_mut()?.sites_mut();
+            let (rows, adapter) = (group.rows.clone(), group.adapter);
+            Some(GroupBack { rows, datums: &group.datums, adapter, gradient })
+        });
+        let groups: Vec<_> = groups.collect();
+        let attention = groups.iter().any(|group| group.adapter.spec().train_attn);
+        let sequences = &batch.sequences;
+        Self { b, groups, sequences, positions, attention, uses: Vec::new() }
+    }
+
+    fn trains_layers(&self) -> bool {
+        self.groups.iter().any(|group| group.adapter.spec().trains_layers())
+    }
+
+    /// Fills `uses` with the places where the gradients at one site gather.
+    fn fill(&mut self, site: Site) {
+        self.uses.clear();
+        for group in &mut self.groups {
+            let index = site.index(group.gradient.len());
+            if let (Some(lora), Some(gradient)) =
+                (group.adapter.site(site), group.gradient[index].take())
+            {
+                self.uses.push(LoraGradientUse {
+                    rows: group.rows.clone(),
+                    datums: group.datums,
+                    lora,
+                    gradient,
+                    scale: group.adapter.spec().scale(),
+                });
+            }
+        }
+    }
 }
