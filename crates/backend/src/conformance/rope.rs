@@ -17,7 +17,7 @@ struct RotatedHeads {
 }
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
-    for (heads, head_dim) in [(1, 2), (3, 6), (1, 16), (2, 64), (5, 32), (1, 128)] {
+    for (heads, head_dim) in [(1, 4), (3, 6), (1, 16), (2, 64), (5, 32), (1, 128)] {
         for (norm, amplitude) in [(false, 1.0), (true, 1.0), (true, 1.25)] {
             let case = RotatedHeads { heads, head_dim, norm, amplitude };
             for lengths in [&[1][..], &[17, 0, 3]] {
