@@ -25,7 +25,8 @@ pub(super) const SHAPES: [Attention; 5] = [
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     for case in SHAPES {
-        for lengths in [&[1][..], &[31, 32, 33], &[65, 0, 300, 1], &[2, 64, 1, 96]] {
+        // A lone row's dq and dk are zero, which gives errors no scale: it runs beside another.
+        for lengths in [&[1, 5][..], &[31, 32, 33], &[65, 0, 300, 1], &[2, 64, 1, 96]] {
             suite.case(&case, &plain_step(lengths));
         }
     }

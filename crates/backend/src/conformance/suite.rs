@@ -78,15 +78,18 @@ impl<'t, B: Backend> Suite<'t, B> {
         }
     }
 
+    /// Fails once an output, at the first row that differs in a bit.
     pub(super) fn same_outputs(&mut self, what: &str, actual: &Answer, expected: &Answer) {
         for ((output, actual), (_, expected)) in actual.outputs.iter().zip(&expected.outputs) {
             if actual.len() != expected.len() {
                 self.fail(&format!("{what} {output:?}: rows are missing"));
             }
-            for (key, expected) in expected {
+            let row_of = |key| actual.get(key).map_or(&[][..], Vec::as_slice);
+            let differs = |(key, expected): &(_, &Vec<f32>)| !equal_bits(row_of(*key), expected);
+            if let Some((key, expected)) = expected.iter().find(differs) {
                 let (seed, row) = key;
                 let what = format!("{what} {output:?} datum {seed} row {row}");
-                self.same_bits(&what, actual.get(key).map_or(&[], Vec::as_slice), expected);
+                self.same_bits(&what, row_of(key), expected);
             }
         }
     }
@@ -137,6 +140,10 @@ impl<'t, B: Backend> Suite<'t, B> {
     pub(super) fn fail(&mut self, what: &str) {
         self.failures.push(format!("{}: {what}", self.name));
     }
+}
+
+fn equal_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
 /// A step for each of the datums that `split` makes of each datum.
