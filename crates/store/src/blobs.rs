@@ -110,14 +110,15 @@ impl Blobs {
         self.path(id).is_ok()
     }
 
-    /// Deletes the blobs that `referenced` denies and that were staged at least `grace` ago.
+    /// Takes away the blobs that `referenced` denies and that were staged at least `grace` ago;
+    /// returns the directories that are left to be deleted.
     pub(crate) fn sweep(
         &self,
         now: Duration,
         grace: Duration,
         referenced: impl Fn(&BlobId) -> Result<bool>,
-    ) -> Result<usize> {
-        let mut deleted = 0;
+    ) -> Result<Vec<PathBuf>> {
+        let mut taken = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
             let id = BlobId(name);
@@ -125,19 +126,15 @@ impl Blobs {
                 continue;
             }
             let doomed = self.dir.join(format!(".doomed-{}", uuid::Uuid::new_v4().simple()));
-            {
-                let mut staged = self.staged();
-                let since = staged.get(&id).copied().unwrap_or(self.opened);
-                if now.saturating_sub(since) < grace {
-                    continue;
-                }
+            let mut staged = self.staged();
+            let since = staged.get(&id).copied().unwrap_or(self.opened);
+            if now.saturating_sub(since) >= grace {
                 fs::rename(self.dir.join(&id.0), &doomed)?;
                 staged.remove(&id);
+                taken.push(doomed);
             }
-            fs::remove_dir_all(doomed)?;
-            deleted += 1;
         }
-        Ok(deleted)
+        Ok(taken)
     }
 
     /// Renews the grace of a blob that is in place; false where it is not.

@@ -42,14 +42,11 @@ pub(crate) struct DataDir {
 
 impl DataDir {
     pub(crate) fn open(config: &Config) -> Result<Self> {
-        let temporary = match &config.data_dir {
-            Some(_) => None,
-            None => Some(tempfile::tempdir()?),
-        };
-        let path = match (&config.data_dir, &temporary) {
-            (Some(path), _) => path.clone(),
-            (None, Some(temporary)) => temporary.path().to_owned(),
-            (None, None) => unreachable!("a directory is given or made"),
+        let (path, temporary) = if let Some(path) = &config.data_dir {
+            (path.clone(), None)
+        } else {
+            let temporary = tempfile::tempdir()?;
+            (temporary.path().to_owned(), Some(temporary))
         };
         // Other users of the machine have no business in it.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
@@ -76,9 +73,13 @@ impl DataDir {
         self.path.join("blobs")
     }
 
-    /// Makes the names of the files in it durable.
+    /// Makes the names of the files in it durable, and its own.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        if self.durable { File::open(&self.path)?.sync_all() } else { Ok(()) }
+        if self.durable {
+            File::open(&self.path)?.sync_all()?;
+            File::open(self.path.join(".."))?.sync_all()?;
+        }
+        Ok(())
     }
 }
 

@@ -121,6 +121,11 @@ impl Index {
         self.runs.get(model).map_or(0, |run| run.unfinished)
     }
 
+    /// Whether parked requests of the run wait for this very id.
+    pub(crate) fn fills_gap(&self, model: &ModelId, seq: SeqId) -> bool {
+        self.runs.get(model).is_some_and(|run| run.next == seq.0 && !run.ahead.is_empty())
+    }
+
     /// Takes up a request that is to be run.
     pub(crate) fn arrived(&mut self, arrival: Arrival, now: Duration) {
         let Arrival { tenant, model, seq, request_id, kind, mut body } = arrival;

@@ -96,7 +96,7 @@ impl Store {
             match look {
                 Look::Pending(state, mut done) => {
                     // The sender sends nothing: it goes when the request has ended.
-                    if timeout_at(deadline, done.changed()).await.is_err() {
+                    if wait.is_zero() || timeout_at(deadline, done.changed()).await.is_err() {
                         return Ok(Retrieved::Pending(state));
                     }
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::{Result, Store, sqlite};
+use crate::{Error, Result, Store, sqlite};
 
 impl Store {
     /// Drops what has expired: silent sessions and, a while later, their samplers; parked requests
@@ -39,10 +39,13 @@ impl Store {
                 Ok((blobs, spool.sweep(&sqlite::referenced_segments(conn)?)?))
             })
             .await?;
-        if blobs + segments > 0 {
+        if blobs.len() + segments > 0 {
+            let blobs = blobs.len();
             tracing::info!(blobs, spool.segments = segments, "unreferenced files deleted");
         }
-        Ok(())
+        // Large files take a while, and the writer has better things to do.
+        let delete = move || blobs.iter().try_for_each(std::fs::remove_dir_all);
+        Ok(tokio::task::spawn_blocking(delete).await.map_err(|_| Error::Fatal)??)
     }
 }
 

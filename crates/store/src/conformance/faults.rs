@@ -34,6 +34,19 @@ async fn a_newer_schema_is_refused() {
 }
 
 #[tokio::test]
+async fn commits_are_flushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let settings = fixture.store.alone(|conn, _, _| {
+        let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        Ok((mode, number("synchronous")?, number("foreign_keys")?, number("mmap_size")?))
+    });
+    // 2 is FULL.
+    assert_eq!(settings.await.unwrap(), ("wal".to_owned(), 2, 1, 0));
+}
+
+#[tokio::test]
 async fn a_closed_store_accepts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Fixture::new(Some(dir.path())).await;

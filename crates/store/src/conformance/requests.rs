@@ -132,6 +132,14 @@ async fn a_run_takes_so_many_unfinished_requests() {
     let first = fixture.store.claim(1, Duration::ZERO).await.unwrap().remove(0);
     fixture.store.complete(vec![done(&first.request_id, "x")]).await.remove(0).unwrap();
     assert!(fixture.submit(&model, 20).await.unwrap().fresh);
+    // What parked requests wait for is let in even so.
+    let other = fixture.create_run(1).await;
+    for seq in 2..21 {
+        fixture.submit(&other, seq).await.unwrap();
+    }
+    let full = fixture.submit(&other, 21).await;
+    assert!(matches!(full, Err(Error::Full)), "{full:?}");
+    assert!(fixture.submit(&other, 1).await.unwrap().fresh);
 }
 
 #[tokio::test]

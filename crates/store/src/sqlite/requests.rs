@@ -96,8 +96,7 @@ impl Tx<'_> {
             }
             return Ok(admitted(first, false, None));
         }
-        if self.shared.index().unfinished(model) >= self.shared.config.pending_requests_per_run_max
-        {
+        if self.is_full(model, SeqId(seq)) {
             return Err(Error::Full);
         }
         let late = (seq < owner.next_seq).then(|| Failure {
@@ -181,6 +180,13 @@ impl Tx<'_> {
                 WHERE result_kept = 1 AND finished_at <= ?1 LIMIT 1000)",
         )?;
         Ok(update.execute([before])?)
+    }
+
+    /// The id that parked requests wait for is let in even so: without it they would stay.
+    fn is_full(&self, model: &ModelId, seq: SeqId) -> bool {
+        let index = self.shared.index();
+        index.unfinished(model) >= self.shared.config.pending_requests_per_run_max
+            && !index.fills_gap(model, seq)
     }
 
     fn insert(

@@ -56,8 +56,9 @@ impl Tx<'_> {
     /// microseconds: nobody can sample from them any more.
     pub(crate) fn drop_samplers(&self, before: i64) -> Result<()> {
         self.conn.execute(
-            "DELETE FROM sampling_sessions WHERE session_id IN
-                (SELECT id FROM sessions WHERE finished IS NOT NULL AND last_heartbeat_at <= ?1)",
+            "DELETE FROM sampling_sessions WHERE EXISTS
+                (SELECT 1 FROM sessions WHERE sessions.id = session_id
+                    AND finished IS NOT NULL AND last_heartbeat_at <= ?1)",
             [before],
         )?;
         Ok(())
