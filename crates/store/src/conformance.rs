@@ -40,7 +40,7 @@ pub(crate) fn config(data_dir: Option<&Path>) -> Config {
         cache_bytes_max: 2048,
         pending_requests_per_run_max: 20,
         gap_timeout: Duration::from_secs(600),
-        result_retention: Duration::from_secs(3600),
+        result_retention: Duration::from_secs(36_000),
         sample_retention: Duration::from_secs(600),
         session_expiry: Duration::from_secs(86_400),
         blob_grace: Duration::from_secs(3600),

@@ -212,7 +212,7 @@ async fn results_go_after_their_time() {
     let id = fixture.submit(&model, 1).await.unwrap().request_id;
     fixture.store.complete(vec![done(&id, "x")]).await.remove(0).unwrap();
     let fixture = fixture.reopen(dir.path());
-    fixture.clock.advance(Duration::from_secs(3599));
+    fixture.clock.advance(Duration::from_secs(35_999));
     fixture.store.sweep().await.unwrap();
     assert!(matches!(fixture.retrieve(&id).await.unwrap(), Retrieved::Finished { .. }));
     fixture.clock.advance(Duration::from_secs(1));
@@ -223,7 +223,8 @@ async fn results_go_after_their_time() {
 
 #[tokio::test]
 async fn a_completion_counts_once() {
-    let fixture = Fixture::new(None).await;
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
     let model = fixture.create_run(0).await;
     let id = fixture.submit(&model, 1).await.unwrap().request_id;
     for result in ["first", "second"] {
@@ -233,6 +234,8 @@ async fn a_completion_counts_once() {
         kind: RequestKind::ForwardBackward,
         outcome: Outcome::Done("first".into()),
     };
+    assert_eq!(fixture.retrieve(&id).await.unwrap(), expected);
+    let fixture = fixture.reopen(dir.path());
     assert_eq!(fixture.retrieve(&id).await.unwrap(), expected);
     let unknown = fixture.store.complete(vec![done(&"req-0".into(), "x")]).await.remove(0);
     assert!(matches!(unknown, Err(Error::NotFound { .. })), "{unknown:?}");

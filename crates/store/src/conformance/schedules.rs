@@ -33,6 +33,8 @@ enum Step {
         count: usize,
     },
     Sweep,
+    /// Lets the time of every gap pass.
+    GiveUp,
     /// Ends the process with nothing written that was not written already.
     Crash,
     Stop,
@@ -45,18 +47,19 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1..6usize).prop_map(|max| Step::Claim { max }),
         4 => (1..4usize).prop_map(|count| Step::Complete { count }),
         1 => Just(Step::Sweep),
+        1 => Just(Step::GiveUp),
         1 => Just(Step::Crash),
         1 => Just(Step::Stop),
     ]
 }
 
 /// What a request has come to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 enum Stage {
     Waiting,
     Claimed,
     Done,
-    Refused,
+    Failed(String),
 }
 
 #[derive(Debug, Default)]
@@ -64,13 +67,37 @@ struct Model {
     requests: BTreeMap<(ModelId, i64), (RequestId, Stage)>,
     /// In the order in which they were claimed.
     open: Vec<(ModelId, i64)>,
+    /// By run: what is missing below is not waited for.
+    given_up: BTreeMap<ModelId, i64>,
 }
 
 impl Model {
     /// The run's requests that may be claimed now: nothing before them is missing.
     fn claimable(&self, run: &ModelId) -> Vec<i64> {
-        let stages = (0..).map_while(|seq| Some((seq, self.requests.get(&(run.clone(), seq))?.1)));
-        stages.filter(|&(_, stage)| stage == Stage::Waiting).map(|(seq, _)| seq).collect()
+        let waits = |seq: &i64| {
+            let known = self.requests.get(&(run.clone(), *seq));
+            known.is_some_and(|(_, stage)| *stage == Stage::Waiting)
+        };
+        (0..self.missing(run)).filter(waits).collect()
+    }
+
+    /// The first id that has not come and is waited for.
+    fn missing(&self, run: &ModelId) -> i64 {
+        let from = self.given_up.get(run).copied().unwrap_or(0);
+        (from..).find(|&seq| !self.requests.contains_key(&(run.clone(), seq))).unwrap()
+    }
+
+    /// Fails what waits for a missing id.
+    fn give_up(&mut self, run: &ModelId) {
+        let missing = self.missing(run);
+        let beyond = (run.clone(), missing)..(run.clone(), SEQS);
+        let Some(((_, last), _)) = self.requests.range(beyond.clone()).next_back() else { return };
+        self.given_up.insert(run.clone(), last + 1);
+        for (_, (_, stage)) in self.requests.range_mut(beyond) {
+            if *stage == Stage::Waiting {
+                *stage = Stage::Failed(format!("seq {missing} never arrived"));
+            }
+        }
     }
 
     fn restarted(&mut self) {
@@ -121,7 +148,12 @@ async fn submit(fixture: &Fixture, model: &mut Model, run: &ModelId, seq: i64, r
     let mut new = request(run, seq, content(run, seq).as_bytes());
     new.refused = refused.then(|| failure("refused"));
     let submitted = fixture.store.submit(&fixture.tenant, new).await.unwrap();
-    let stage = if refused { Stage::Refused } else { Stage::Waiting };
+    let given_up = model.given_up.get(run).is_some_and(|&next| seq < next);
+    let stage = match (refused, given_up) {
+        (true, _) => Stage::Failed("refused".to_owned()),
+        (false, true) => Stage::Failed(format!("seq {seq} arrived after its turn had passed")),
+        (false, false) => Stage::Waiting,
+    };
     let known = model.requests.get(&(run.clone(), seq));
     assert_eq!(submitted.fresh, known.is_none());
     let entry = model.requests.entry((run.clone(), seq));
@@ -167,7 +199,7 @@ async fn check_results(fixture: &Fixture, model: &Model) {
         let expected = match stage {
             Stage::Waiting | Stage::Claimed => Retrieved::Pending(crate::QueueState::Active),
             Stage::Done => finished(Outcome::Done(content(run, *seq).into())),
-            Stage::Refused => finished(Outcome::Failed(failure("refused"))),
+            Stage::Failed(message) => finished(Outcome::Failed(failure(message))),
         };
         assert_eq!(fixture.retrieve(id).await.unwrap(), expected, "{run} {seq}");
     }
@@ -193,6 +225,11 @@ async fn check(steps: Vec<Step>) {
             Step::Claim { max } => claim(&fixture, &mut model, max).await,
             Step::Complete { count } => complete(&fixture, &mut model, count).await,
             Step::Sweep => fixture.store.sweep().await.unwrap(),
+            Step::GiveUp => {
+                fixture.clock.advance(Duration::from_secs(600));
+                fixture.store.claim(0, Duration::ZERO).await.unwrap();
+                (0..RUNS).for_each(|number| model.give_up(&fixture.model(number)));
+            }
             Step::Crash => {
                 let copy = crashed(dir.path());
                 fixture = fixture.reopen(copy.path());
@@ -219,4 +256,40 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(check(steps));
     }
+}
+
+/// Every request from several clients at once, in any order, while a worker runs them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_in_parallel_have_one_effect() {
+    const COUNT: i64 = 20;
+    let dir = test_dir();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let runs = [fixture.create_run(0).await, fixture.create_run(1).await];
+    let mut submissions = tokio::task::JoinSet::new();
+    // Each client has an order of its own.
+    let orders = [1, 7, 13].map(|stride| (1..COUNT).map(move |step| step * stride % COUNT));
+    for (seq, run) in
+        orders.into_iter().flatten().flat_map(|seq| runs.iter().map(move |run| (seq, run)))
+    {
+        let new = request(run, seq, content(run, seq).as_bytes());
+        let (store, tenant, run) = (fixture.store.clone(), fixture.tenant.clone(), run.clone());
+        submissions.spawn(async move {
+            ((run, seq), store.submit(&tenant, new).await.unwrap().request_id)
+        });
+    }
+    let mut effects: BTreeMap<ModelId, Vec<i64>> = BTreeMap::new();
+    for _ in 0..2 * COUNT {
+        let claimed = fixture.store.claim(1, Duration::from_secs(60)).await.unwrap().remove(0);
+        let Target::Run(run, seq) = claimed.target else { panic!("a sample") };
+        effects.entry(run.clone()).or_default().push(seq.0);
+        let completion = done(&claimed.request_id, &content(&run, seq.0));
+        fixture.store.complete(vec![completion]).await.remove(0).unwrap();
+    }
+    let expected: Vec<_> = (0..COUNT).collect();
+    assert_eq!(effects.into_values().collect::<Vec<_>>(), [expected.clone(), expected]);
+    let mut ids = BTreeMap::new();
+    for (key, id) in submissions.join_all().await {
+        assert_eq!(*ids.entry(key).or_insert_with(|| id.clone()), id);
+    }
+    assert_eq!(fixture.claim_seqs().await, [0; 0]);
 }
