@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn turns_are_fair() {
         let heads = [head(&[10; 8]), head(&[10; 2]), head(&[30, 10])];
-        assert_eq!(pack(&heads, 80, |_, _| true), [3, 2, 1]);
+        assert_eq!(pack(&heads, 80, |_, _| true), [2, 2, 2]);
+        assert_eq!(pack(&heads, 70, |_, _| true), [2, 2, 1]);
         assert_eq!(pack(&heads, 5, |_, _| true), [1, 0, 0]);
         assert_eq!(pack(&heads, 1000, |_, _| true), [8, 2, 2]);
         assert_eq!(pack(&heads, 1000, |tokens, _| tokens <= 20), [1, 1, 0]);

@@ -1,0 +1,11 @@
+//! The engine as its callers see it, on a tiny random Qwen3 and the CPU backend.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod invariance;
+mod optimizer;
+mod refusals;
+mod sampling;
+mod state;
+mod tiny;
+mod training;
