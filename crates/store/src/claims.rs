@@ -55,7 +55,8 @@ impl Store {
     /// # Errors
     /// For each completion: [`Error::NameTaken`] or [`Error::Conflict`] where its effect was refused
     /// and the request failed instead (category user); [`Error::NotFound`] where the request, its
-    /// run or a blob is unknown, and the request is as pending as before.
+    /// run or a blob is unknown, and the request is as pending as before; [`Error::Io`] where nothing
+    /// was committed, as on a full disk: the same completions can be sent again.
     pub async fn complete(&self, completions: Vec<Completion>) -> Vec<Result<()>> {
         let mut results: Vec<Result<()>> = Vec::with_capacity(completions.len());
         let mut durable = Vec::new();
@@ -81,9 +82,8 @@ impl Store {
                 }
             }
             Err(error) => {
-                let mut error = Some(error);
                 for place in places {
-                    results[place] = Err(error.take().unwrap_or(Error::Fatal));
+                    results[place] = Err(error.copy());
                 }
             }
         }

@@ -52,3 +52,20 @@ pub enum Error {
     #[error("write: the store has stopped")]
     Fatal,
 }
+
+impl Error {
+    /// The same error for each of those who share a failed commit.
+    pub(crate) fn copy(&self) -> Self {
+        match self {
+            Self::NotFound { what } => Self::NotFound { what: what.clone() },
+            Self::Conflict { what } => Self::Conflict { what: what.clone() },
+            Self::Finished => Self::Finished,
+            Self::Full => Self::Full,
+            Self::NameTaken { name } => Self::NameTaken { name: name.clone() },
+            Self::Corrupted { what } => Self::Corrupted { what: what.clone() },
+            Self::Refused { reason } => Self::Refused { reason: reason.clone() },
+            Self::Io(error) => Self::Io(io::Error::new(error.kind(), error.to_string())),
+            Self::Fatal => Self::Fatal,
+        }
+    }
+}

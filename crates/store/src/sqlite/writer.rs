@@ -82,7 +82,7 @@ where
                 Ok(value)
             }
             (Some(Err(error)), _) => Err(error),
-            (_, Err(error)) => Err(copy(error)),
+            (_, Err(error)) => Err(error.copy()),
             (None, Ok(())) => Err(Error::Fatal),
         };
         // Whoever asked may have gone.
@@ -181,20 +181,5 @@ impl Writer {
             Error::Fatal
         })?;
         Ok(self.conn.execute_batch("COMMIT")?)
-    }
-}
-
-/// The same error for each write of a group.
-fn copy(error: &Error) -> Error {
-    match error {
-        Error::Io(error) => Error::Io(std::io::Error::new(error.kind(), error.to_string())),
-        Error::NotFound { .. }
-        | Error::Conflict { .. }
-        | Error::Finished
-        | Error::Full
-        | Error::NameTaken { .. }
-        | Error::Corrupted { .. }
-        | Error::Refused { .. }
-        | Error::Fatal => Error::Fatal,
     }
 }
