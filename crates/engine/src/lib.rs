@@ -17,6 +17,7 @@ pub use config::Config;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use tinsmith_backend::Backend;
+pub use tinsmith_backend::Backend;
 pub use tinsmith_model::{
     config::DecoderConfig, decoder::Decoder, files::ModelDir, lora::LoraSpec, peft::Files,
 };
