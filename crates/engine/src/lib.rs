@@ -17,7 +17,6 @@ pub use config::Config;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use tinsmith_backend::Backend;
-pub use tinsmith_backend::Backend;
 pub use tinsmith_model::{
     config::DecoderConfig, decoder::Decoder, files::ModelDir, lora::LoraSpec, peft::Files,
 };
