@@ -48,7 +48,7 @@ pub enum Error {
 /// What backends answer.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// One segment of a step's rows that goes through one adapter's matrices.
+/// One segment of a step's rows that goes through one adapter's matrices; the uses of an op do not overlap.
 #[derive(Debug)]
 pub struct LoraUse<'a, L> {
     /// Rows of the step that the adapter applies to.
@@ -92,7 +92,8 @@ pub type Coefficients<'a> = dyn FnMut(Range<usize>, &[f32], &mut [f32]) + 'a;
 /// The ops of one device, and the buffers that they work on.
 ///
 /// Dropping a buffer frees it. An op may be asynchronous; the ones that give host data back wait.
-/// Shapes are the caller's duty: an op may panic where they do not fit.
+/// Shapes are the caller's duty: an op may panic where they do not fit. A backend passes all of
+/// [`conformance`].
 #[expect(
     clippy::too_many_arguments,
     reason = "an op's buffers, each borrowed its own way, read best side by side"
@@ -201,7 +202,7 @@ pub trait Backend: Send + 'static {
         x: &Self::Rows,
         rope: Rope<'_, Self>,
     );
-    /// Causal attention of whole sequences. `lse` is resized to `[rows, heads]` and keeps each
+    /// Causal attention of whole sequences; what other rows then hold is unspecified. `lse` is resized to `[rows, heads]` and keeps each
     /// row's log of the sum of exponentials for backward.
     fn attention(
         &mut self,
@@ -277,7 +278,7 @@ pub trait Backend: Send + 'static {
         targets: Targets<'_>,
         coefficients: &mut Coefficients<'_>,
     );
-    /// Draws one token for each row.
+    /// Draws one token for each row; replaces what was in `drawn`.
     fn sample(
         &mut self,
         drawn: &mut Vec<Drawn>,

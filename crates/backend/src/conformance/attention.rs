@@ -13,14 +13,16 @@ pub(super) struct Attention {
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
+    /// `scale · sqrt(head_dim)`. Rows are in [-1, 1): at 1, the weights would hardly differ from each other.
+    pub(super) sharpness: f32,
 }
 
 pub(super) const SHAPES: [Attention; 5] = [
-    Attention { heads: 1, kv_heads: 1, head_dim: 16 },
-    Attention { heads: 2, kv_heads: 1, head_dim: 64 },
-    Attention { heads: 6, kv_heads: 2, head_dim: 24 },
-    Attention { heads: 3, kv_heads: 3, head_dim: 6 },
-    Attention { heads: 2, kv_heads: 2, head_dim: 128 },
+    Attention { heads: 1, kv_heads: 1, head_dim: 16, sharpness: 4.0 },
+    Attention { heads: 2, kv_heads: 1, head_dim: 64, sharpness: 4.0 },
+    Attention { heads: 6, kv_heads: 2, head_dim: 24, sharpness: 4.0 },
+    Attention { heads: 3, kv_heads: 3, head_dim: 6, sharpness: 4.0 },
+    Attention { heads: 2, kv_heads: 2, head_dim: 128, sharpness: 4.0 },
 ];
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
@@ -31,13 +33,16 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
         }
     }
     suite.case(&SHAPES[0], &plain_step(&[2049]));
+    // Scores in the hundreds, where an exponential that is not taken from the maximum overflows.
+    let sharp = Attention { sharpness: 400.0, ..SHAPES[0] };
+    suite.values_within(100.0, &sharp, &plain_step(&[97, 33]));
+    suite.invariance(&sharp, &plain_step(&[97, 33]));
 }
 
 impl Attention {
     pub(super) fn shape(self) -> AttentionShape {
-        let Self { heads, kv_heads, head_dim } = self;
-        // Rows are in [-1, 1): without the 4, the weights would hardly differ from each other.
-        AttentionShape { heads, kv_heads, head_dim, scale: 4.0 * inverse_root(head_dim) }
+        let Self { heads, kv_heads, head_dim, sharpness } = self;
+        AttentionShape { heads, kv_heads, head_dim, scale: sharpness * inverse_root(head_dim) }
     }
 
     pub(super) fn kv_features(self) -> usize {

@@ -13,6 +13,7 @@ use super::{
 struct Sample {
     inputs: usize,
     vocabulary: usize,
+    bias: bool,
 }
 
 /// Rounding may move what stands this close to where a draw changes hands.
@@ -20,8 +21,10 @@ const MARGIN: f64 = 1e-5;
 const RANKS: [usize; 4] = [1, 7, 16, 64];
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
-    for (inputs, vocabulary) in [(5, 2), (16, 33), (40, 300), (257, 1030)] {
-        let case = Sample { inputs, vocabulary };
+    for (inputs, vocabulary, bias) in
+        [(5, 2, true), (16, 33, false), (40, 300, true), (257, 1030, false)]
+    {
+        let case = Sample { inputs, vocabulary, bias };
         for step in linear::steps() {
             suite.invariance(&case, &step);
             against_score(suite, &case, &step);
@@ -66,10 +69,12 @@ impl Sample {
         op: impl FnOnce(&mut B, &B::Rows, Linear<'_, B>),
     ) {
         let weight = Matrix::random(7, Dtype::Bf16, self.vocabulary, self.inputs).weight(backend);
+        let bias = Matrix::random(8, Dtype::F32, 1, self.vocabulary).vector(backend);
+        let bias = self.bias.then_some(&bias);
         let adapters = Adapters::new(backend, &RANKS, self.inputs, self.vocabulary);
         let x = upload(backend, self.inputs, &values(step, 0, self.inputs));
         let uses = adapters.uses(step);
-        op(backend, &x, Linear { weight: &weight, bias: None, uses: &uses, add: false });
+        op(backend, &x, Linear { weight: &weight, bias, uses: &uses, add: false });
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     Suite,
     inputs::{Inputs, Matrix, blank, upload},
     linear,
-    step::{Adapters, Answer, Case, Output, Step, segment_ranges, values},
+    step::{Adapters, Answer, Case, Output, Step, segment_ranges, step, values},
 };
 
 #[derive(Debug)]
@@ -14,8 +14,11 @@ struct Score {
     inputs: usize,
     vocabulary: usize,
     per_row: usize,
-    ranks: &'static [usize],
+    /// Factor on x, so on the logits.
+    x_scale: f32,
 }
+
+const RANKS: [usize; 4] = [1, 7, 16, 64];
 
 const SCORED: usize = 0;
 const SCORED_BACKWARD: usize = 1;
@@ -23,7 +26,7 @@ const DX: usize = 2;
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     for (inputs, vocabulary, per_row) in [(5, 2, 1), (16, 33, 3), (40, 300, 1), (257, 1030, 2)] {
-        let case = Score { inputs, vocabulary, per_row, ranks: &[1, 7, 16, 64] };
+        let case = Score { inputs, vocabulary, per_row, x_scale: 1.0 };
         for step in linear::steps() {
             suite.case(&case, &step);
             let answer = case.run(&mut suite.backend, &[step]);
@@ -31,6 +34,10 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
             suite.same_bits(&what, &answer.all(SCORED_BACKWARD), &answer.all(SCORED));
         }
     }
+    // Logits in the hundreds, where an exponential that is not taken from the maximum overflows.
+    let steep = Score { inputs: 16, vocabulary: 300, per_row: 1, x_scale: 100.0 };
+    suite.values_within(100.0, &steep, &linear::steps()[4]);
+    without_input_gradient(suite);
 }
 
 impl Case for Score {
@@ -44,9 +51,10 @@ impl Case for Score {
         let mut answer = Answer::new(&outputs);
         let Self { inputs, vocabulary, per_row, .. } = *self;
         let weight = Matrix::random(7, Dtype::Bf16, vocabulary, inputs).weight(backend);
-        let mut adapters = Adapters::new(backend, self.ranks, inputs, vocabulary);
+        let mut adapters = Adapters::new(backend, &RANKS, inputs, vocabulary);
         for step in steps {
-            let x = upload(backend, inputs, &values(step, 0, inputs));
+            let x = values(step, 0, inputs).iter().map(|x| x * self.x_scale).collect::<Vec<_>>();
+            let x = upload(backend, inputs, &x);
             let ids = target_ids(step, vocabulary, per_row);
             let targets = Targets { ids: &ids, per_row };
             let uses = adapters.uses(step);
@@ -82,6 +90,34 @@ impl Case for Score {
         answer.gradients = adapters.read_gradients(backend);
         answer
     }
+}
+
+/// Leaving out `dx` changes no bit of the adapters' gradients.
+fn without_input_gradient<B: Backend>(suite: &mut Suite<'_, B>) {
+    let (inputs, vocabulary) = (48, 70);
+    let step = step(&[(Some(0), &[5, 70]), (None, &[2])]);
+    let backend = &mut suite.backend;
+    let weight = Matrix::random(7, Dtype::Bf16, vocabulary, inputs).weight(backend);
+    let x = upload(backend, inputs, &values(&step, 0, inputs));
+    let ids = target_ids(&step, vocabulary, 1);
+    let wanted = coefficients(&step, 1);
+    let mut gradients = Vec::new();
+    for with in [true, false] {
+        let mut adapters = Adapters::new(backend, &[7], inputs, vocabulary);
+        let mut dx = blank(backend, ids.len(), inputs);
+        let ranges = segment_ranges(&step);
+        backend.score_backward(
+            with.then_some(&mut dx),
+            &x,
+            &weight,
+            &mut adapters.gradient_uses(&step, &ranges),
+            Targets { ids: &ids, per_row: 1 },
+            &mut |rows, _, coefficients| coefficients.copy_from_slice(&wanted[rows]),
+        );
+        gradients.push(adapters.read_gradients(backend).remove(0));
+    }
+    suite.same_bits("without dx, dA", &gradients[1].0, &gradients[0].0);
+    suite.same_bits("without dx, dB", &gradients[1].1, &gradients[0].1);
 }
 
 /// Any tokens; one may be twice among the candidates of a row.
