@@ -1,7 +1,8 @@
-//! The suite that every backend runs from its tests: each op against [`ReferenceBackend`] over odd shapes,
-//! and, to the bit, that no row's numbers depend on its company.
+//! The suite that every backend runs from its tests: each op against [`crate::ReferenceBackend`] over odd
+//! shapes, and, to the bit, that no row's numbers depend on its company.
 //!
-//! A new op gets a file of its name here and a line in [`checks`]; a test of this module misses it until then.
+//! A new op gets a file of its name here and a line in [`checks`]; a test of this module misses it
+//! until then.
 
 use crate::Backend;
 

@@ -202,8 +202,10 @@ pub trait Backend: Send + 'static {
         x: &Self::Rows,
         rope: Rope<'_, Self>,
     );
-    /// Causal attention of whole sequences; what other rows then hold is unspecified. `lse` is resized to `[rows, heads]` and keeps each
-    /// row's log of the sum of exponentials for backward.
+    /// Causal attention of whole sequences; what other rows then hold is unspecified.
+    ///
+    /// `lse` is resized to `[rows, heads]` and keeps each row's log of the sum of exponentials for
+    /// backward.
     fn attention(
         &mut self,
         out: &mut Self::Rows,

@@ -81,16 +81,17 @@ pub enum Activation {
 
 /// How one token is drawn.
 ///
-/// Let `l` be the logits of a row. At temperature 0 the token is the first of the greatest logits and its
-/// logprob that of `log_softmax(l)`. Else, `p = softmax(l / temperature)`; the candidates are the `top_k` greatest
-/// (ties: lower id first), then the smallest head of them, in descending order, whose sum of p reaches
-/// `top_p` of their total; the token is the first candidate, in vocabulary order, at which the cumulative sum of p exceeds
-/// `uniform` times the candidates' total. The logprob is `log p`, before top-k and top-p.
+/// Let `l` be the logits of a row. At temperature 0 the token is the first of the greatest logits and
+/// its logprob that of `log_softmax(l)`. Else, `p = softmax(l / temperature)`; the candidates are the
+/// `top_k` greatest (ties: lower id first), then the smallest head of them, in descending order, whose
+/// sum of p reaches `top_p` of their total; the token is the first candidate, in vocabulary order, at
+/// which the cumulative sum of p exceeds `uniform` times the candidates' total. The logprob is `log p`,
+/// before top-k and top-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
     /// 0 is greedy.
     pub temperature: f32,
-    /// `None`: off.
+    /// `None`: off; else at least 1.
     pub top_k: Option<usize>,
     /// 1: off.
     pub top_p: f32,

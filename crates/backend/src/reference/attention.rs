@@ -1,7 +1,7 @@
 //! Causal attention (Vaswani et al. 2017), several query heads to one key-value head (Ainslie et al. 2023).
 //!
-//! For query i of a sequence and its keys j ≤ i, with head h reading key-value head `h / (heads / kv_heads)`:
-//! `s[j] = scale · q·k[j]`, `lse = log Σ exp(s[j])`, `p[j] = exp(s[j] - lse)`.
+//! For query i of a sequence and its keys j ≤ i, with head h reading key-value head
+//! `h / (heads / kv_heads)`: `s[j] = scale · q·k[j]`, `lse = log Σ exp(s[j])`, `p[j] = exp(s[j] - lse)`.
 
 use std::ops::Range;
 
@@ -82,8 +82,8 @@ fn attend(out: &mut [f64], q: &[f64], keys: &[&[f64]], values: &[&[f64]], scale:
     lse
 }
 
-/// With `ds[j] = scale · p[j] (dout·v[j] - dout·out)`: `dq = Σ ds[j] k[j]`, and by head and query in order
-/// `dk[j] += ds[j] q`, `dv[j] += p[j] dout`.
+/// With `ds[j] = scale · p[j] (dout·v[j] - dout·out)`: `dq = Σ ds[j] k[j]`, and by head and query in
+/// order `dk[j] += ds[j] q`, `dv[j] += p[j] dout`.
 pub(super) fn backward(
     gradients: QkvGradients<'_, ReferenceBackend>,
     forward: &AttentionForward<'_, ReferenceBackend>,
