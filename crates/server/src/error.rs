@@ -83,14 +83,34 @@ impl From<tinsmith_types::Error> for Error {
         let code = match &error {
             tinsmith_types::Error::MistakenField { .. } => "mistaken_field",
             tinsmith_types::Error::Value { .. } => "invalid_value",
-            tinsmith_types::Error::Json { .. }
-            | tinsmith_types::Error::Protobuf(_)
-            | tinsmith_types::Error::UnknownKind(_) => "malformed_body",
+            tinsmith_types::Error::Json { at, message } => {
+                if let Some(detail) = hosted_message(at, message) {
+                    return Self::invalid("missing_field", detail);
+                }
+                "malformed_body"
+            }
+            tinsmith_types::Error::Protobuf(_) | tinsmith_types::Error::UnknownKind(_) => {
+                "malformed_body"
+            }
         };
         let cause =
             std::error::Error::source(&error).map_or_else(String::new, |c| format!(": {c}"));
         Self::Invalid { code, detail: format!("failed to {error}{cause}") }
     }
+}
+
+/// What the hosted service says about these two, which programs know.
+fn hosted_message(at: &str, message: &str) -> Option<&'static str> {
+    let lacks = |field: &str| {
+        message.starts_with(&format!("missing field `{field}`"))
+            || (at == field && message.starts_with("invalid type: null"))
+    };
+    if lacks("base_model") {
+        return Some("base_model is required");
+    }
+    lacks("session_id").then_some(
+        "session_id is required. The version of the Tinker SDK you are using is no longer supported.",
+    )
 }
 
 impl From<store::Error> for Error {

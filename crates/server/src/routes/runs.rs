@@ -4,6 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
+use serde_json::{Value, json};
 use tinsmith_store::{CheckpointKind, RunRecord};
 use tinsmith_types::{
     ids::{ModelId, TenantId},
@@ -29,10 +30,10 @@ pub(crate) async fn get_info(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
     body: body::Json<GetInfoRequest>,
-) -> Result<Json<GetInfoResponse>> {
+) -> Result<Json<Value>> {
     let run = app.store.run(&tenant, &body.value.model_id).await?;
     let model = app.catalog.by_origin(&run.base_model, &run.base_digest)?;
-    Ok(Json(GetInfoResponse {
+    let info = GetInfoResponse {
         model_data: ModelData {
             arch: Some(model.architecture.clone()),
             model_name: Some(run.base_model.clone()),
@@ -43,7 +44,11 @@ pub(crate) async fn get_info(
         is_lora: Some(true),
         lora_rank: Some(run.lora.rank),
         model_name: Some(run.base_model),
-    }))
+    };
+    let mut info = serde_json::to_value(info).unwrap_or_default();
+    // The protocol has no place for the rest of the adapter, and its seed may have been drawn here.
+    info["lora_config"] = json!(run.lora);
+    Ok(Json(info))
 }
 
 /// `GET training_runs`.

@@ -1,0 +1,233 @@
+//! A server in this process: router, store in a temporary directory, and a worker that makes results up.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request, StatusCode, header},
+};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tinsmith_server::{Catalog, Config, ModelEntry};
+use tinsmith_store::{Store, SystemClock, clock::Clock};
+use tower::ServiceExt;
+
+pub(crate) struct Server {
+    pub(crate) router: Router,
+    pub(crate) store: Store,
+    worker: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// A reply, read to its end.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| {
+            Value::String(format!("not JSON: {}", String::from_utf8_lossy(&self.body)))
+        })
+    }
+
+    /// Status and JSON body, for snapshots.
+    pub(crate) fn line(&self) -> String {
+        format!("{} {}", self.status.as_u16(), self.json())
+    }
+
+    pub(crate) fn text(&self, field: &str) -> String {
+        self.json()[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("{field} in {}", self.line()))
+            .to_owned()
+    }
+}
+
+pub(crate) fn config() -> Config {
+    Config {
+        body_bytes_max: 1 << 20,
+        decompressed_bytes_max: 4 << 20,
+        zstd_window_log_max: 24,
+        body_bytes_in_flight_max: 16 << 20,
+        body_timeout: Duration::from_secs(10),
+        head_timeout: Duration::from_secs(10),
+        connections_max: 100,
+        poll_wait_max: Duration::from_millis(50),
+        drain_max: Duration::from_secs(10),
+        lora_rank_max: 64,
+        datums_max: 1024,
+        datum_tokens_max: 100_000,
+        num_samples_max: 64,
+        stops_max: 16,
+        page_entries_max: 1000,
+        metadata_bytes_max: 1000,
+    }
+}
+
+pub(crate) fn catalog() -> Catalog {
+    let entry = |name: &str| ModelEntry {
+        name: name.to_owned(),
+        base_digest: "d1".to_owned(),
+        architecture: "qwen3".to_owned(),
+        tokenizer_id: "/models/nano".to_owned(),
+        vocab_size: 1000,
+        context: 64,
+        kernel_set: "f32.1".to_owned(),
+        trainable: true,
+        sampleable: true,
+    };
+    Catalog { models: vec![entry("nano"), entry("Qwen/Qwen3-8B")] }
+}
+
+fn store_config() -> tinsmith_store::Config {
+    tinsmith_store::Config {
+        data_dir: None,
+        inline_body_bytes_max: 65_536,
+        spool_segment_bytes_max: 1 << 24,
+        group_requests_max: 64,
+        write_queue_max: 1000,
+        samples_max: 100,
+        sample_bytes_max: 1 << 24,
+        cache_bytes_max: 1 << 24,
+        pending_requests_per_run_max: 100,
+        gap_timeout: Duration::from_secs(600),
+        result_retention: Duration::from_secs(3600),
+        sample_retention: Duration::from_secs(3600),
+        session_expiry: Duration::from_secs(3600),
+        blob_grace: Duration::from_secs(3600),
+        allow_network_fs: true,
+    }
+}
+
+impl Server {
+    /// A server whose worker runs.
+    pub(crate) fn start() -> Self {
+        let mut server = Self::without_worker();
+        server.worker = Some(tokio::spawn(crate::worker::run(server.store.clone())));
+        server
+    }
+
+    /// A server whose queues are never worked on.
+    pub(crate) fn without_worker() -> Self {
+        Self::with(config())
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let clock: Arc<dyn Clock> = SystemClock::new();
+        let store = Store::open(store_config(), Arc::clone(&clock)).expect("a temporary directory");
+        let metrics = Arc::new(|| "tinsmith_up 1\n".to_owned());
+        let router = tinsmith_server::router(config, store.clone(), catalog(), clock, metrics);
+        Self { router, store, worker: None }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.expect("handlers are infallible");
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("bodies are in memory");
+        Reply { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {
+        self.send_json("POST", path, body).await
+    }
+
+    pub(crate) async fn send_json(&self, method: &str, path: &str, body: Value) -> Reply {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1/{path}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        self.send(request).await
+    }
+
+    pub(crate) async fn post_bytes(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Reply {
+        let mut request = Request::post(format!("/api/v1/{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    /// Polls until there is a result.
+    pub(crate) async fn result(&self, request_id: &str, accept: &str) -> Reply {
+        for _ in 0..200 {
+            let body = json!({"request_id": request_id, "allow_metadata_only": true}).to_string();
+            let headers = [("content-type", "application/json"), ("accept", accept)];
+            let reply = self.post_bytes("retrieve_future", &headers, body).await;
+            if reply.status != StatusCode::REQUEST_TIMEOUT {
+                return reply;
+            }
+        }
+        panic!("{request_id} never finished");
+    }
+
+    /// Submits and waits for the JSON result.
+    pub(crate) async fn done(&self, path: &str, body: Value) -> Reply {
+        let submitted = self.post(path, body).await;
+        assert_eq!(submitted.status, StatusCode::OK, "{}", submitted.line());
+        self.result(&submitted.text("request_id"), "application/json").await
+    }
+
+    pub(crate) async fn session(&self) -> String {
+        let body = json!({"tags": [], "user_metadata": {}, "sdk_version": "0.38.0", "type": "create_session"});
+        self.post("create_session", body).await.text("session_id")
+    }
+
+    /// A session and a run of rank 8 in it.
+    pub(crate) async fn run(&self) -> (String, String) {
+        let session = self.session().await;
+        let body = json!({
+            "session_id": session, "model_seq_id": 0, "base_model": "nano",
+            "lora_config": {"rank": 8, "seed": 7}, "type": "create_model",
+        });
+        let model = self.post("create_model", body).await.text("model_id");
+        (session, model)
+    }
+
+    /// A session and a sampler of the base model in it.
+    pub(crate) async fn sampler(&self) -> (String, String) {
+        let session = self.session().await;
+        let body =
+            json!({"session_id": session, "sampling_session_seq_id": 0, "base_model": "nano"});
+        let sampler = self.post("create_sampling_session", body).await.text("sampling_session_id");
+        (session, sampler)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.abort();
+        }
+    }
+}
+
+/// A datum of three tokens for `cross_entropy`.
+pub(crate) fn datum() -> Value {
+    json!({
+        "model_input": {"chunks": [{"type": "encoded_text", "tokens": [1, 2, 3]}]},
+        "loss_fn_inputs": {
+            "target_tokens": {"data": [2, 3, 4], "dtype": "int64", "shape": [3]},
+            "weights": {"data": [0.0, 1.0, 1.0], "dtype": "float32", "shape": [3]},
+        },
+    })
+}
+
+/// A JSON body of `forward_backward` with `cross_entropy`.
+pub(crate) fn forward_backward(model: &str, seq_id: i64, data: &[Value]) -> Value {
+    let input = json!({"data": data, "loss_fn": "cross_entropy"});
+    json!({"forward_backward_input": input, "model_id": model, "seq_id": seq_id})
+}

@@ -1,0 +1,9 @@
+mod checkpoints;
+mod futures;
+mod runs;
+mod sampling;
+mod service;
+mod sessions;
+mod telemetry;
+mod training;
+mod weights;

@@ -1,0 +1,55 @@
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::harness::{Server, datum, forward_backward};
+
+#[tokio::test]
+async fn pending_is_408() {
+    let server = Server::without_worker();
+    let (_, model) = server.run().await;
+    let id = server.post("forward_backward", forward_backward(&model, 1, &[datum()])).await;
+    let body = json!({"request_id": id.text("request_id"), "allow_metadata_only": true});
+    assert_snapshot!(server.post("retrieve_future", body).await.line(), @r#"408 {"queue_state":"active"}"#);
+}
+
+#[tokio::test]
+async fn unknown_requests() {
+    let server = Server::without_worker();
+    let body = json!({"request_id": "unknown"});
+    assert_snapshot!(server.post("retrieve_future", body.clone()).await.line(), @r#"404 {"code":"not_found","detail":"request unknown not found"}"#);
+    assert_snapshot!(server.post("cancel_future", body).await.line(), @"200 {}");
+}
+
+#[tokio::test]
+async fn results_can_be_fetched_twice() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let reply = server.post("forward_backward", forward_backward(&model, 1, &[datum()])).await;
+    let id = reply.text("request_id");
+    let first = server.result(&id, "application/x-protobuf").await;
+    let second = server.result(&id, "application/x-protobuf").await;
+    assert_eq!(first.body, second.body);
+}
+
+#[tokio::test]
+async fn failures_are_json_whatever_is_accepted() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let reply = server.post("forward_backward", forward_backward(&model, 1, &[])).await;
+    let reply = server.result(&reply.text("request_id"), "application/x-protobuf").await;
+    assert_eq!(reply.headers["content-type"], "application/json");
+    assert_snapshot!(reply.line(), @r#"200 {"category":"user","error":"data is empty"}"#);
+}
+
+#[tokio::test]
+async fn samples_can_be_cancelled() {
+    let server = Server::without_worker();
+    let (_, sampler) = server.sampler().await;
+    let body = json!({
+        "sampling_session_id": sampler, "seq_id": 0, "sampling_params": {"max_tokens": 4},
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
+    });
+    let body = json!({"request_id": server.post("asample", body).await.text("request_id")});
+    assert_eq!(server.post("cancel_future", body.clone()).await.status, 200);
+    assert_eq!(server.post("cancel_future", body).await.status, 200);
+}

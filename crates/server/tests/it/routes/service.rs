@@ -1,0 +1,94 @@
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::harness::Server;
+
+#[tokio::test]
+async fn health() {
+    let server = Server::without_worker();
+    assert_snapshot!(server.get("/api/v1/healthz").await.line(), @r#"200 {"status":"ok"}"#);
+    assert_snapshot!(server.get("/api/v1/readyz").await.line(), @r#"200 {"status":"ready"}"#);
+    server.store.close();
+    assert_snapshot!(server.get("/api/v1/healthz").await.line(), @r#"200 {"status":"ok"}"#);
+    assert_snapshot!(server.get("/api/v1/readyz").await.line(), @r#"503 {"code":"not_ready","detail":"the store accepts no writes"}"#);
+}
+
+#[tokio::test]
+async fn metrics() {
+    let server = Server::without_worker();
+    let reply = server.get("/metrics").await;
+    assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"tinsmith_up 1\n"[..]));
+}
+
+#[tokio::test]
+async fn root_lists_all_endpoints() {
+    let server = Server::without_worker();
+    let reply = server.get("/").await;
+    let endpoints = reply.json()["endpoints"].as_array().unwrap().clone();
+    let line = |endpoint: &serde_json::Value| {
+        let text = |field: &str| endpoint[field].as_str().unwrap().to_owned();
+        format!("{} {}", text("method"), text("path"))
+    };
+    let lines: Vec<String> = endpoints.iter().map(line).collect();
+    assert_snapshot!(lines.join("\n"), @r"
+    GET /
+    GET /metrics
+    GET /api/v1/healthz
+    GET /api/v1/readyz
+    POST /api/v1/client/config
+    POST /api/v1/client/dynamic_config
+    GET /api/v1/get_server_capabilities
+    POST /api/v1/telemetry
+    POST /api/v1/create_session
+    POST /api/v1/session_heartbeat
+    GET /api/v1/sessions
+    GET /api/v1/sessions/{session_id}
+    POST /api/v1/sessions/{session_id}/finish
+    POST /api/v1/create_model
+    POST /api/v1/get_info
+    POST /api/v1/forward
+    POST /api/v1/forward_backward
+    POST /api/v1/optim_step
+    POST /api/v1/unload_model
+    POST /api/v1/save_weights
+    POST /api/v1/save_weights_for_sampler
+    POST /api/v1/load_weights
+    POST /api/v1/weights_info
+    POST /api/v1/create_sampling_session
+    GET /api/v1/samplers/{sampler_id}
+    POST /api/v1/asample
+    POST /api/v1/retrieve_future
+    POST /api/v1/cancel_future
+    GET /api/v1/training_runs
+    GET /api/v1/training_runs/{run_id}
+    GET /api/v1/training_runs/{run_id}/checkpoints
+    GET /api/v1/models/{run_id}/checkpoints
+    GET /api/v1/checkpoints
+    DELETE /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}
+    POST /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish
+    DELETE /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish
+    PUT /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl
+    ");
+}
+
+#[tokio::test]
+async fn client_flags() {
+    let server = Server::without_worker();
+    let body = json!({"sdk_version": "0.38.0"});
+    assert_snapshot!(server.post("client/config", body.clone()).await.line(), @r#"200 {"proto_compress_fwdbwd":true}"#);
+    assert_snapshot!(server.post("client/dynamic_config", body).await.line(), @"200 {}");
+}
+
+#[tokio::test]
+async fn capabilities() {
+    let server = Server::without_worker();
+    assert_snapshot!(server.get("/api/v1/get_server_capabilities").await.line(), @r#"200 {"supported_models":[{"max_context_length":64,"model_name":"nano","sampleable":true,"trainable":true},{"max_context_length":64,"model_name":"Qwen/Qwen3-8B","sampleable":true,"trainable":true}]}"#);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods() {
+    let server = Server::without_worker();
+    assert_snapshot!(server.get("/api/v1/nonsense").await.line(), @r#"404 {"code":"no_such_endpoint","detail":"no such endpoint: /api/v1/nonsense; GET / lists all"}"#);
+    assert_snapshot!(server.get("/api/v1/create_model").await.line(), @r#"405 {"code":"method_not_allowed","detail":"method GET is not allowed on /api/v1/create_model; GET / lists all endpoints"}"#);
+    assert_snapshot!(server.send_json("DELETE", "sessions/a", json!(null)).await.line(), @r#"405 {"code":"method_not_allowed","detail":"method DELETE is not allowed on /api/v1/sessions/a; GET / lists all endpoints"}"#);
+}
