@@ -17,6 +17,10 @@ use crate::{
 /// Sets the counters of draws apart from those of an adapter's first values.
 const DRAW_STREAM: u32 = u32::from_be_bytes(*b"draw");
 
+/// The lowest temperature beside 0. Below, logits divided by it would overflow f32, and already here the
+/// best token has all the probability unless another's logit is within a thousandth.
+const TEMPERATURE_MIN: f32 = 1e-4;
+
 /// A job from submission to its output.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -69,7 +73,10 @@ impl Job {
             prompt: request.prompt,
             max_tokens,
             seed,
-            temperature: request.temperature,
+            temperature: match request.temperature {
+                0.0 => 0.0,
+                temperature => temperature.max(TEMPERATURE_MIN),
+            },
             top_k: request.top_k,
             top_p: request.top_p,
             rule,

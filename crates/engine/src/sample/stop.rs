@@ -79,3 +79,48 @@ impl StopWatch {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Tokens of one to three letters, some the beginnings of others.
+    const TEXTS: [&str; 8] = ["a", "b", "ab", "ba", "aab", "é", "éa", "🦀"];
+
+    fn tokenizer() -> Tokenizer {
+        let vocab: serde_json::Map<_, _> =
+            (0..).zip(TEXTS).map(|(id, text)| (text.to_owned(), id.into())).collect();
+        let file = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "a"},
+        });
+        Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap()
+    }
+
+    fn text(tokens: &[u32]) -> String {
+        tokens.iter().map(|token| TEXTS[*token as usize]).collect()
+    }
+
+    proptest! {
+        /// The end is the first token whose text completes a stop text, whatever the borders.
+        #[test]
+        fn strings_match_as_in_the_whole_text(
+            prompt in prop::collection::vec(0u32..8, 1..6),
+            tokens in prop::collection::vec(0u32..8, 1..40),
+            strings in prop::collection::vec("[abé🦀]{1,6}", 1..3),
+        ) {
+            let tokenizer = tokenizer();
+            let rule = StopRule::new(Stop::Strings(strings.clone()), &[]);
+            let mut watch = StopWatch::new(&rule, &prompt, Some(&tokenizer)).unwrap();
+            let end = tokens
+                .iter()
+                .position(|token| watch.push(&rule, *token, Some(&tokenizer)).unwrap());
+            let expected = (0..tokens.len()).find(|&last| {
+                strings.iter().any(|string| text(&tokens[..=last]).contains(string.as_str()))
+            });
+            prop_assert_eq!(end, expected);
+        }
+    }
+}

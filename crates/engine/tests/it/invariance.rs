@@ -1,17 +1,21 @@
 //! What a sequence computes never depends on what runs beside it: every comparison is of bits.
 
+use tinsmith_backend_cpu::{KernelChoice, Path};
 use tinsmith_engine::{Config, Parts, RunKey, SamplerKey, Stop, Work};
 
 use crate::tiny::{
-    CpuEngine, SplitMix64, bits, config, datum, datums, engine, forward, forward_backward, job,
-    run_all, run_one, sample, sampled, scored, spec, train_a_little,
+    CpuEngine, SplitMix64, bits, config, datum, datums, engine, engine_on, forward,
+    forward_backward, job, run_all, run_one, sample, sampled, scored, spec, train_a_little,
 };
 
 const RUNS: u64 = 3;
 
 /// An engine with three trained runs, each with a sampler of the same key, and a sampler of the base model.
 fn trained(threads: usize, config: Config) -> CpuEngine {
-    let mut engine = engine(threads, config);
+    trained_on(engine(threads, config))
+}
+
+fn trained_on(mut engine: CpuEngine) -> CpuEngine {
     for run in 0..RUNS {
         engine
             .create_run(RunKey(run), spec([4, 7, 1][usize::try_from(run).unwrap()], run))
@@ -63,6 +67,15 @@ fn samples_alone_equal_samples_among_strangers() {
     let mut actual = all_bits(&mut reversed, works);
     actual.reverse();
     assert_eq!(actual, expected, "in another order");
+}
+
+#[test]
+fn every_path_of_the_kernel_set_draws_the_same() {
+    let expected = one_at_a_time(16);
+    for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
+        let mut engine = trained_on(engine_on(1, KernelChoice::Forced(path), config()));
+        assert_eq!(all_bits(&mut engine, jobs(16)), expected, "{path}");
+    }
 }
 
 #[test]

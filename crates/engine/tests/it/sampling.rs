@@ -93,6 +93,23 @@ fn greedy_takes_no_notice_of_the_seed() {
 }
 
 #[test]
+fn the_coldest_temperature_is_greedy_and_sure() {
+    let mut engine = base(config());
+    let request = SampleJob { temperature: 0.0, ..job(&SplitMix64(3).tokens(20), 30) };
+    let greedy = draw(&mut engine, request.clone());
+    for temperature in [1e-6, 1e-20, f32::MIN_POSITIVE, 1e-45] {
+        let cold = draw(&mut engine, SampleJob { temperature, ..request.clone() });
+        assert_eq!(cold.sequences[0].tokens, greedy.sequences[0].tokens, "{temperature}");
+        assert_eq!(cold.sequences[0].logprobs, [0.0; 30], "{temperature}");
+    }
+    let hot = SampleJob { temperature: f32::MAX, ..request };
+    let uniform = -(VOCAB as f64).ln();
+    for logprob in &draw(&mut engine, hot).sequences[0].logprobs {
+        assert!((f64::from(*logprob) - uniform).abs() < 1e-5);
+    }
+}
+
+#[test]
 fn without_max_tokens_the_context_is_the_limit() {
     let mut engine = base(config());
     let request = SampleJob { max_tokens: None, ..job(&SplitMix64(3).tokens(500), 1) };

@@ -152,12 +152,16 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// An engine on `threads` threads.
+/// An engine on `threads` threads, with the fastest kernels.
 pub(crate) fn engine(threads: usize, config: Config) -> CpuEngine {
+    engine_on(threads, KernelChoice::Auto, config)
+}
+
+pub(crate) fn engine_on(threads: usize, kernels: KernelChoice, config: Config) -> CpuEngine {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
     let model = ModelDir::open(dir.path()).unwrap();
-    let mut backend = CpuBackend::new(CpuConfig { threads, kernels: KernelChoice::Auto }).unwrap();
+    let mut backend = CpuBackend::new(CpuConfig { threads, kernels }).unwrap();
     let decoder = Decoder::load(&mut backend, &model).unwrap();
     let end_tokens = model.end_tokens().to_vec();
     Engine::new(backend, decoder, end_tokens, Some(Arc::new(tokenizer())), config).unwrap()
