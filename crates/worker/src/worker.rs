@@ -387,7 +387,7 @@ impl<B: Backend> Worker<B> {
         self.send(Finish::Complete(completion));
     }
 
-    pub(crate) fn complete_failed(&mut self, request_id: RequestId, failure: Failure) {
+    pub(crate) fn complete_failed(&self, request_id: RequestId, failure: Failure) {
         self.complete(request_id, Outcome::Failed(failure), None);
     }
 
