@@ -273,6 +273,8 @@ pub enum Effect {
     None,
     /// The run of this request may be used.
     RunReady,
+    /// The run of this request may be used, and stands on this state: nothing before it is replayed.
+    Loaded(SnapshotRecord),
     /// A checkpoint's name; the completion fails where it is taken.
     Checkpoint(NewCheckpoint),
     /// A sampler.

@@ -10,7 +10,7 @@ use tinsmith_store::{
     Category, Completion, Effect, Failure, Manifest, NewCheckpoint, NewSamplingSession, Outcome,
     SnapshotRecord, Store,
 };
-use tinsmith_types::ids::{ModelId, RequestId};
+use tinsmith_types::ids::{ModelId, RequestId, SeqId};
 use tokio::sync::mpsc as tokio_mpsc;
 
 /// Completions that share one commit.
@@ -39,6 +39,9 @@ pub(crate) struct Staged {
 /// What becomes visible once the files are durable; their name is filled in here.
 #[derive(Debug)]
 pub(crate) enum StagedEffect {
+    /// The state of a run that a checkpoint was loaded into. It is named together with the load's result:
+    /// the checkpoint may be gone when the load would have to be replayed.
+    Loaded(SeqId),
     Checkpoint(Box<NewCheckpoint>),
     SamplingSession(Box<NewSamplingSession>),
 }
@@ -98,6 +101,9 @@ async fn stage(
     match store.stage(files.manifest, files.files).await {
         Ok((blob, size_bytes)) => {
             let effect = match effect {
+                StagedEffect::Loaded(applied_seq) => {
+                    Effect::Loaded(SnapshotRecord { applied_seq, blob })
+                }
                 StagedEffect::Checkpoint(new) => {
                     Effect::Checkpoint(NewCheckpoint { blob, size_bytes, ..*new })
                 }

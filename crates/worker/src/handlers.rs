@@ -66,25 +66,6 @@ fn act<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item) {
     }
 }
 
-/// Answers a request whose effect the run's snapshot already holds: its server died between the
-/// snapshot and the answer. Only requests that create or load do that.
-pub(crate) fn again<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item) {
-    match &item.request {
-        QueuedRequest::CreateModel(_) => create_model::answer(worker, id, item),
-        QueuedRequest::LoadWeights(request) => load_weights::answer(worker, id, item, request),
-        QueuedRequest::Forward(_)
-        | QueuedRequest::ForwardBackward(_)
-        | QueuedRequest::OptimStep(_)
-        | QueuedRequest::SaveWeights(_)
-        | QueuedRequest::SaveWeightsForSampler(_)
-        | QueuedRequest::UnloadModel(_)
-        | QueuedRequest::Sample(_) => {
-            let message = format!("request {} is already in the run's snapshot", item.seq_id);
-            worker.settle(id, item, Err(server_failure(message)));
-        }
-    }
-}
-
 /// The result of what ran inside the engine, with the digest that a replay has to meet.
 pub(crate) fn result<B: Backend>(
     worker: &Worker<B>,

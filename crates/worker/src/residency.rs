@@ -254,9 +254,7 @@ impl<B: Backend> Worker<B> {
         match self.state(id) {
             Ok(files) => {
                 self.send(Finish::Snapshot { files: Box::new(files) });
-                if let Some(run) = self.runs.get_mut(id) {
-                    run.unsaved = Unsaved::default();
-                }
+                self.saved(id);
             }
             Err(failure) => {
                 tracing::error!(run.id = %id, error = failure.message, "could not export a run");
@@ -273,13 +271,18 @@ impl<B: Backend> Worker<B> {
         }
         let put = self.runtime.clone().block_on(put_snapshot(&store, files));
         put.map_err(|error| server_failure(format!("could not save the run's state: {error}")))?;
-        if let Some(run) = self.runs.get_mut(id) {
-            run.unsaved = Unsaved::default();
-        }
+        self.saved(id);
         Ok(())
     }
 
-    fn state(&mut self, id: &ModelId) -> Result<Staged, Failure> {
+    /// Nothing of the run has to be replayed any more.
+    pub(crate) fn saved(&mut self, id: &ModelId) {
+        if let Some(run) = self.runs.get_mut(id) {
+            run.unsaved = Unsaved::default();
+        }
+    }
+
+    pub(crate) fn state(&mut self, id: &ModelId) -> Result<Staged, Failure> {
         let mut staged = self.export(id, WHOLE)?;
         let run = self.runs.get(id).ok_or_else(|| server_failure("the run is gone".to_owned()))?;
         let file = serde_json::to_vec(&RunFile { failed: run.failed })

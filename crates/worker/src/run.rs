@@ -93,11 +93,10 @@ impl Run {
 /// Whether a completed request has to run again to bring a run back.
 pub(crate) fn is_replayed(kind: RequestKind) -> bool {
     match kind {
-        RequestKind::CreateModel
-        | RequestKind::LoadWeights
-        | RequestKind::ForwardBackward
-        | RequestKind::OptimStep => true,
-        RequestKind::Forward
+        RequestKind::CreateModel | RequestKind::ForwardBackward | RequestKind::OptimStep => true,
+        // A load left a snapshot with its result.
+        RequestKind::LoadWeights
+        | RequestKind::Forward
         | RequestKind::SaveWeights
         | RequestKind::SaveWeightsForSampler
         | RequestKind::UnloadModel

@@ -235,12 +235,9 @@ impl<B: Backend> Worker<B> {
         if let Some(reason) = corrupted {
             let failure = server_failure(format!("the training run is corrupted: {reason}"));
             self.settle(id, &item, Err(failure));
-        } else if item.seq_id <= run.applied {
-            handlers::again(self, id, &item);
-        } else {
-            return handlers::start(self, id, item);
+            return true;
         }
-        true
+        handlers::start(self, id, item)
     }
 
     /// Hands one of a run's requests to its engine. False: the engine is full, the request waits.

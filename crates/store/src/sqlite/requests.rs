@@ -143,6 +143,9 @@ impl Tx<'_> {
             refused = Some(error);
         }
         self.finish(&known, &outcome, completion.digest)?;
+        if let (Outcome::Done(_), Effect::Loaded(snapshot)) = (&outcome, &completion.effect) {
+            self.put_snapshot(&known.model, snapshot)?;
+        }
         let Known { tenant, request_id, kind, .. } = known;
         Ok(Some(Completed { request_id, tenant, kind, outcome, refused }))
     }
@@ -264,7 +267,7 @@ impl Tx<'_> {
     fn make_visible(&self, known: &Known, effect: &Effect) -> Result<()> {
         match effect {
             Effect::None => Ok(()),
-            Effect::RunReady => {
+            Effect::RunReady | Effect::Loaded(_) => {
                 let update = "UPDATE runs SET ready = 1 WHERE id = ?1";
                 self.conn.prepare_cached(update)?.execute([&known.model.0])?;
                 Ok(())

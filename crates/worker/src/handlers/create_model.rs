@@ -15,14 +15,9 @@ use crate::{
 pub(crate) fn run<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item) {
     let Some(run) = worker.runs.get(id) else { return };
     let (key, spec, model) = (run.key, lora_spec(&run.record.lora), run.model);
-    match worker.models[model].engine.create_run(key, spec) {
-        Ok(()) => answer(worker, id, item),
-        Err(error) => worker.settle(id, item, Err(engine_failure(&error))),
+    if let Err(error) = worker.models[model].engine.create_run(key, spec) {
+        return worker.settle(id, item, Err(engine_failure(&error)));
     }
-}
-
-/// Tells that the run is ready.
-pub(crate) fn answer<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item) {
     worker.note(id, item, true);
     let Purpose::Live(request_id) = &item.purpose else { return };
     let body = serde_json::json!({ "model_id": id, "type": "create_model" });

@@ -10,7 +10,7 @@ use tinsmith_types::{
 
 use crate::{
     convert,
-    finisher::Finish,
+    finisher::{Finish, StagedEffect},
     run::{Item, Purpose},
     worker::{Worker, engine_failure, server_failure, user_failure},
 };
@@ -21,10 +21,31 @@ pub(crate) fn run<B: Backend>(
     item: &Item,
     request: &LoadWeightsRequest,
 ) {
-    match load(worker, id, item, request) {
-        Ok(()) => answer(worker, id, item, request),
-        Err(failure) => worker.settle(id, item, Err(failure)),
+    let Purpose::Live(request_id) = &item.purpose else { return };
+    if let Err(failure) = load(worker, id, item, request) {
+        return worker.settle(id, item, Err(failure));
     }
+    worker.note(id, item, true);
+    let files = match worker.state(id) {
+        Ok(files) => files,
+        Err(failure) => {
+            // The engine holds what the journal will say has failed.
+            worker.corrupt(id, format!("loaded weights could not be saved: {}", failure.message));
+            return worker.settle(id, item, Err(failure));
+        }
+    };
+    let body = serde_json::json!({ "path": request.path, "model_id": id, "type": "load_weights" });
+    worker.send(Finish::Stage {
+        files: Box::new(files),
+        completion: Completion {
+            request_id: request_id.clone(),
+            outcome: Outcome::Done(convert::json(&body)),
+            digest: None,
+            effect: Effect::None,
+        },
+        effect: StagedEffect::Loaded(item.seq_id),
+    });
+    worker.saved(id);
 }
 
 fn load<B: Backend>(
@@ -33,8 +54,7 @@ fn load<B: Backend>(
     item: &Item,
     request: &LoadWeightsRequest,
 ) -> Result<(), Failure> {
-    let gone = || server_failure("the run is gone".to_owned());
-    let run = worker.runs.get(id).ok_or_else(gone)?;
+    let run = worker.runs.get(id).ok_or_else(|| server_failure("the run is gone".to_owned()))?;
     let (key, model, tenant) = (run.key, run.model, run.record.tenant.clone());
     let path: CheckpointPath =
         request.path.parse().map_err(|error| user_failure(format!("path: {error}")))?;
@@ -60,34 +80,5 @@ fn load<B: Backend>(
     } else {
         engine.load_run(key, &files, request.optimizer)
     };
-    loaded.map_err(|error| engine_failure(&error))?;
-    let run = worker.runs.get_mut(id).ok_or_else(gone)?;
-    let before = run.applied;
-    run.applied = item.seq_id;
-    // The source may be deleted before a crash: from here on, the run stands on a state of its own.
-    if let Err(failure) = worker.snapshot_now(id) {
-        if let Some(run) = worker.runs.get_mut(id) {
-            run.applied = before;
-        }
-        return Err(failure);
-    }
-    Ok(())
-}
-
-/// Tells that the weights are loaded.
-pub(crate) fn answer<B: Backend>(
-    worker: &Worker<B>,
-    id: &ModelId,
-    item: &Item,
-    request: &LoadWeightsRequest,
-) {
-    let Purpose::Live(request_id) = &item.purpose else { return };
-    let body = serde_json::json!({ "path": request.path, "model_id": id, "type": "load_weights" });
-    let effect = if item.seq_id == SeqId(0) { Effect::RunReady } else { Effect::None };
-    worker.send(Finish::Complete(Completion {
-        request_id: request_id.clone(),
-        outcome: Outcome::Done(convert::json(&body)),
-        digest: None,
-        effect,
-    }));
+    loaded.map_err(|error| engine_failure(&error))
 }
