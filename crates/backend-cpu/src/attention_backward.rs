@@ -47,6 +47,9 @@ pub(crate) fn attention_backward(
     };
     let pairs = sequences.iter().map(|rows| rows.len() * rows.len() / 2).sum::<usize>();
     let work = pairs * shape.heads * shape.head_dim * 5;
+    // The long ones first, so that no thread is left with one at the end.
+    let mut sequences = sequences.iter().collect::<Vec<_>>();
+    sequences.sort_by_key(|rows| std::cmp::Reverse(rows.len()));
     cpu.pool.run_sized(sequences.len() * shape.kv_heads, work, &|task| {
         let rows = sequences[task / shape.kv_heads].clone();
         let kv_head = task % shape.kv_heads;

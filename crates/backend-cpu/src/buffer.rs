@@ -90,6 +90,13 @@ pub(crate) fn padded(features: usize) -> usize {
     features.next_multiple_of(LANES)
 }
 
+/// Floats from one row to the next: one line more where rows a power of two apart would otherwise meet
+/// in the same sets of the caches.
+fn row_stride(features: usize) -> usize {
+    let stride = padded(features);
+    if features > 0 && stride.is_multiple_of(256) { stride + LANES } else { stride }
+}
+
 /// A matrix that tasks read.
 #[derive(Clone, Copy)]
 pub(crate) struct View {
@@ -182,7 +189,7 @@ pub struct Rows {
 
 impl Rows {
     pub(crate) fn new(rows: usize, features: usize) -> Result<Self> {
-        let stride = padded(features);
+        let stride = row_stride(features);
         Ok(Self { data: Buffer::zeros(rows * stride)?, rows, features, stride })
     }
 
@@ -192,7 +199,7 @@ impl Rows {
 
     /// Takes another shape; contents become unspecified.
     pub(crate) fn reshape(&mut self, rows: usize, features: usize) {
-        (self.rows, self.features, self.stride) = (rows, features, padded(features));
+        (self.rows, self.features, self.stride) = (rows, features, row_stride(features));
         self.data.grow(rows * self.stride);
     }
 

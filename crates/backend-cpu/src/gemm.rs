@@ -173,10 +173,12 @@ pub(crate) struct Product<'a> {
 // for itself.
 unsafe impl Sync for Product<'_> {}
 
-/// Rows of one tile: a multiple of every microkernel's rows.
+/// Rows of one tile, at most: a multiple of every microkernel's rows.
 const TILE_ROWS: usize = 96;
-/// Panels of one tile.
-const TILE_PANELS: usize = 8;
+/// Panels of one tile, at most: with one block of inputs they take 192 KiB of the second cache.
+const TILE_PANELS: usize = 12;
+/// Panels of one tile of few rows, so that there are enough tiles for the threads.
+const FLAT_TILE_PANELS: usize = 4;
 
 impl Product<'_> {
     /// Computes all tiles.
@@ -194,30 +196,34 @@ impl Product<'_> {
     ///
     /// As for [`Product::run`], and no product reads or writes what another writes.
     pub(crate) unsafe fn run_all(products: &[Self], path: Path, pool: &Pool) {
-        let tasks = products.iter().map(Self::tiles).sum();
+        let count = |product: &Self| product.tiles().0 * product.tiles().1;
+        let tasks = products.iter().map(count).sum();
         let work = products.iter().map(|p| p.rows * p.inputs * p.outputs).sum();
         pool.run_sized(tasks, work, &|mut i| {
             for product in products {
-                if i < product.tiles() {
+                if i < count(product) {
                     // SAFETY: the caller's contract; tiles do not overlap.
                     return unsafe { product.run_tile(path, i) };
                 }
-                i -= product.tiles();
+                i -= count(product);
             }
         });
     }
 
-    fn tiles(&self) -> usize {
-        self.rows.div_ceil(TILE_ROWS) * self.outputs.div_ceil(TILE_PANELS * LANES)
+    /// Tiles down and across.
+    fn tiles(&self) -> (usize, usize) {
+        let panels = self.outputs.div_ceil(LANES);
+        let most = if self.rows > TILE_ROWS / 4 { TILE_PANELS } else { FLAT_TILE_PANELS };
+        (self.rows.div_ceil(TILE_ROWS), panels.div_ceil(most))
     }
 
     unsafe fn run_tile(&self, path: Path, i: usize) {
-        let tall = self.rows.div_ceil(TILE_ROWS);
+        let (tall, wide) = self.tiles();
         let height = self.rows.div_ceil(tall).next_multiple_of(12);
         let (down, across) = (i % tall, i / tall);
         let rows = overlap(&(down * height..(down + 1) * height), &(0..self.rows));
-        let all = 0..self.outputs.div_ceil(LANES);
-        let panels = overlap(&(across * TILE_PANELS..(across + 1) * TILE_PANELS), &all);
+        let panels = self.outputs.div_ceil(LANES);
+        let panels = across * panels / wide..(across + 1) * panels / wide;
         if self.add {
             with_scratch(TILE_ROWS * TILE_PANELS * LANES, |scratch| {
                 let tile = ViewMut { pointer: scratch, stride: TILE_PANELS * LANES };

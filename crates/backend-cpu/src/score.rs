@@ -206,9 +206,9 @@ struct ChunkSides<'a> {
     hidden_gradient: &'a Rows,
 }
 
-/// Rows whose logits are held at once: about 8 MB of them, whole gradient tiles.
+/// Rows whose logits are held at once: about 4 MB of them, whole gradient tiles.
 fn chunk_rows(vocabulary: usize) -> usize {
-    let rows = (1 << 21) / padded(vocabulary).max(1);
+    let rows = (1 << 20) / padded(vocabulary).max(1);
     (rows / GRADIENT_TILE * GRADIENT_TILE).clamp(GRADIENT_TILE, 8 * GRADIENT_TILE)
 }
 
