@@ -26,15 +26,12 @@ fn paths() -> impl Iterator<Item = Path> {
     paths.inspect(|path| println!("on {path}"))
 }
 
-/// A score is one chain over the features of a head: its error is not that of a blocked sum.
-const TOLERANCES: Tolerances = Tolerances { values: 5e-6, ..Tolerances::F32 };
-
 /// The programs below show that the other paths give the same bits.
 #[test]
 fn conforms() {
     let best = paths().last().unwrap();
     for threads in [1, 2] {
-        conformance::all(|| backend(best, threads), &TOLERANCES);
+        conformance::all(|| backend(best, threads), &Tolerances::F32);
     }
 }
 
