@@ -142,7 +142,8 @@ impl IntoResponse for Error {
         let (status, code) = self.status_and_code();
         let detail = if status.is_server_error() {
             // What failed inside is for the log; clients get the request id to ask with.
-            tracing::error!(error = %self, "request failed");
+            let cause = std::error::Error::source(&self).map(ToString::to_string);
+            tracing::error!(error = %self, cause, "request failed");
             "internal error; the server's log has it under this X-Request-Id".to_owned()
         } else {
             self.to_string()

@@ -11,6 +11,7 @@ mod error;
 mod id;
 mod negotiate;
 mod page;
+mod parts;
 mod router;
 mod routes;
 mod serve;

@@ -19,7 +19,7 @@ use crate::{
     body::{self, Plain, off_thread},
     check::{self, Fault, datums, ensure},
     error::{Error, Result},
-    id,
+    id, parts,
     state::{Shared, Tenant},
     submit::{Admission, digest, live_run, submit},
 };
@@ -81,7 +81,8 @@ pub(crate) async fn forward_backward(
 ) -> Result<Json<UntypedFuture>> {
     let request = if body.is_protobuf {
         let bytes = body.bytes.clone();
-        off_thread(bytes.len(), move || decode(bytes)).await??
+        let parts_max = app.config.datums_max.saturating_mul(PARTS_PER_DATUM);
+        off_thread(bytes.len(), move || decode(bytes, parts_max)).await??
     } else {
         let request: ForwardBackwardRequest =
             body::json(&app, "/api/v1/forward_backward", body.bytes.clone()).await?;
@@ -166,7 +167,11 @@ pub(crate) fn optimizer(config: &OptimizerConfig) -> Result<serde_json::Value> {
     Ok(serde_json::json!({"type": "adamw"}))
 }
 
-fn decode(bytes: Bytes) -> Result<proto::ForwardBackwardRequest> {
+/// Fields and extents in a datum's protobuf form, all inputs and provenance included, with room to spare.
+const PARTS_PER_DATUM: usize = 64;
+
+fn decode(bytes: Bytes, parts_max: usize) -> Result<proto::ForwardBackwardRequest> {
+    parts::check(&bytes, parts_max)?;
     Ok(proto::ForwardBackwardRequest::decode(bytes).map_err(tinsmith_types::Error::from)?)
 }
 

@@ -51,9 +51,17 @@ async fn deep_nesting_is_refused() {
 async fn broken_protobuf() {
     let server = Server::without_worker();
     let reply = server.post_bytes("forward_backward", &[PROTOBUF], "\u{7}junk").await;
-    assert_snapshot!(refusal(&reply), @r#"400 {"code":"malformed_body","detail":"failed to read the protobuf body: failed to decode Protobuf message: invalid wire type value: 7"}"#);
+    assert_snapshot!(refusal(&reply), @r#"400 {"code":"malformed_body","detail":"failed to read the protobuf body: wire type 7"}"#);
     let reply = server.post_bytes("optim_step", &[PROTOBUF], "").await;
     assert_snapshot!(refusal(&reply), @r#"400 {"code":"malformed_body","detail":"this endpoint takes JSON, not protobuf"}"#);
+}
+
+#[tokio::test]
+async fn empty_messages_are_counted_before_they_are_made() {
+    let server = Server::without_worker();
+    let empty_datums = [0x1a, 0].repeat(400_000);
+    let reply = server.post_bytes("forward_backward", &[PROTOBUF], empty_datums).await;
+    assert_snapshot!(refusal(&reply), @r#"400 {"code":"too_many_parts","detail":"protobuf body has more than 65536 parts"}"#);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A server in this process: router, store in a temporary directory, and a worker that makes results up.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -116,8 +116,14 @@ impl Server {
     }
 
     pub(crate) fn with(config: Config) -> Self {
+        Self::open(config, None)
+    }
+
+    /// A server on a data directory that may have been used before.
+    pub(crate) fn open(config: Config, data_dir: Option<PathBuf>) -> Self {
         let clock: Arc<dyn Clock> = SystemClock::new();
-        let store = Store::open(store_config(), Arc::clone(&clock)).expect("a temporary directory");
+        let store_config = tinsmith_store::Config { data_dir, ..store_config() };
+        let store = Store::open(store_config, Arc::clone(&clock)).expect("a temporary directory");
         let metrics = Arc::new(|| "tinsmith_up 1\n".to_owned());
         let router = tinsmith_server::router(config, store.clone(), catalog(), clock, metrics);
         Self { router, store, worker: None }

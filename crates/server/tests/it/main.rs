@@ -6,4 +6,5 @@ mod bodies;
 mod harness;
 mod recordings;
 mod routes;
+mod serve;
 mod worker;

@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 use serde_json::json;
 
-use crate::harness::{Server, datum, forward_backward};
+use crate::harness::{Server, config, datum, forward_backward};
 
 #[tokio::test]
 async fn pending_is_408() {
@@ -52,4 +52,24 @@ async fn samples_can_be_cancelled() {
     let body = json!({"request_id": server.post("asample", body).await.text("request_id")});
     assert_eq!(server.post("cancel_future", body.clone()).await.status, 200);
     assert_eq!(server.post("cancel_future", body).await.status, 200);
+}
+
+#[tokio::test]
+async fn samples_of_an_earlier_start_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = Some(folder.path().to_owned());
+    let first = Server::open(config(), data_dir.clone());
+    let (_, sampler) = first.sampler().await;
+    let body = json!({
+        "sampling_session_id": sampler, "seq_id": 0, "sampling_params": {"max_tokens": 4},
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
+    });
+    let id = first.post("asample", body.clone()).await.text("request_id");
+    first.store.close();
+    drop(first);
+    let second = Server::open(config(), data_dir);
+    let reply = second.post("retrieve_future", json!({"request_id": id})).await;
+    assert_snapshot!(reply.line().replace(&id, "R"), @r#"410 {"code":"request_expired","detail":"R belongs to an earlier start of the server; submit the sample again"}"#);
+    // The SDK submits it again, to the same sampler.
+    assert_eq!(second.post("asample", body).await.status, 200);
 }

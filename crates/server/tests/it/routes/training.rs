@@ -1,5 +1,7 @@
 use insta::assert_snapshot;
+use prost::Message;
 use serde_json::{Value, json};
+use tinsmith_types::proto::{self, pack};
 
 use crate::harness::{Server, datum, forward_backward};
 
@@ -146,6 +148,65 @@ async fn faults_of_datums_fail_their_future() {
     let next =
         server.done("forward_backward", forward_backward(&model, seq_id + 1, &[datum()])).await;
     assert!(next.json()["error"].is_null(), "{}", next.line());
+}
+
+/// Numbers that JSON has no words for.
+#[tokio::test]
+async fn faults_in_protobuf_fail_their_future() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let mut seq_id = 0;
+    let mut check = async |change: fn(&mut proto::ForwardBackwardRequest)| {
+        seq_id += 1;
+        let tokens = proto::EncodedTextChunk { tokens: pack::pack_i32(&[1, 2]) };
+        let chunk = proto::Chunk { chunk: Some(proto::chunk::Chunk::EncodedText(tokens)) };
+        let inputs = [
+            ("target_tokens".to_owned(), proto::Tensor::dense_i64(&[2, 3], vec![2])),
+            ("weights".to_owned(), proto::Tensor::dense_f32(&[1.0, 1.0], vec![2])),
+        ];
+        let datum = proto::Datum {
+            model_input: vec![chunk],
+            loss_fn_inputs: inputs.into(),
+            ..Default::default()
+        };
+        let mut request = proto::ForwardBackwardRequest {
+            model_id: model.clone(),
+            seq_id,
+            data: vec![datum],
+            loss_fn: "cross_entropy".to_owned(),
+            ..Default::default()
+        };
+        change(&mut request);
+        let headers = [("content-type", "application/x-protobuf")];
+        let reply = server.post_bytes("forward_backward", &headers, request.encode_to_vec()).await;
+        server.result(&reply.text("request_id"), "application/json").await.line()
+    };
+    assert_snapshot!(check(|request| {
+        let tensor = proto::Tensor::dense_f32(&[1.0, f32::NAN], vec![2]);
+        request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights[1] is NaN"}"#);
+    assert_snapshot!(check(|request| {
+        let tensor = proto::Tensor::dense_f32(&[f32::NEG_INFINITY, 1.0], vec![2]);
+        request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights[0] is -inf"}"#);
+    assert_snapshot!(check(|request| {
+        let tensor = proto::Tensor::dense_f32(&[1.0], vec![2]);
+        request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights has 1 values; its shape says 2"}"#);
+    assert_snapshot!(check(|request| {
+        let tensor = proto::Tensor::dense_f32(&[1.0, 2.0], vec![2]);
+        request.data[0].loss_fn_inputs.insert("target_tokens".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens has another dtype than int64"}"#);
+    assert_snapshot!(check(|request| {
+        let tensor = proto::Tensor { shape: vec![2], ..Default::default() };
+        request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights has no data"}"#);
+    assert_snapshot!(check(|request| {
+        request.data[0].model_input[0].chunk = None;
+    }).await, @r#"200 {"category":"user","error":"data[0].model_input.chunks[0] is of an unknown kind; this server's models read text only"}"#);
+    assert_snapshot!(check(|request| {
+        request.loss_fn_config.insert("a".to_owned(), f64::INFINITY);
+    }).await, @r#"200 {"category":"user","error":"loss_fn_config.a is inf"}"#);
 }
 
 #[tokio::test]
