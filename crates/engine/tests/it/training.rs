@@ -138,14 +138,13 @@ fn fails_alone(bad: &Work, expected: &str) {
 #[test]
 fn a_loss_that_overflows_fails_alone() {
     let good = datums(1, 3).into_iter().map(|mut datum| {
-        let zeros = vec![0.0; datum.tokens.len()];
-        datum.values.insert("logprobs".to_owned(), zeros.clone());
-        datum.values.insert("advantages".to_owned(), zeros);
+        let length = datum.tokens.len();
+        datum.values.insert("logprobs".to_owned(), vec![-4.0; length]);
+        datum.values.insert("advantages".to_owned(), vec![0.5; length]);
         datum
     });
     let mut data: Vec<Datum> = good.collect();
-    data[1].values.get_mut("logprobs").unwrap().fill(-10_000.0);
-    *data[1].values.get_mut("advantages").unwrap().last_mut().unwrap() = 1.0;
+    *data[1].values.get_mut("logprobs").unwrap().last_mut().unwrap() = -10_000.0;
     let last = data[1].tokens.len() - 1;
     let expected = format!("datum 1: the loss is not finite at token {last}: logprob ");
     fails_alone(&importance_sampling(RUN, data), &expected);
