@@ -1,6 +1,7 @@
 //! Writes a checked training request down.
 
 use axum::Json;
+use bytes::Bytes;
 use tinsmith_store::{NewRequest, NewRun, RequestKind, RunRecord};
 use tinsmith_types::{
     futures::UntypedFuture,
@@ -20,12 +21,26 @@ pub(crate) struct Admission {
     pub(crate) model_id: ModelId,
     pub(crate) seq_id: Option<SeqId>,
     pub(crate) kind: RequestKind,
+    /// The request's canonical encoding.
+    pub(crate) body: Bytes,
     /// blake3 of what a retry must repeat.
     pub(crate) digest: [u8; 32],
-    pub(crate) body: QueuedRequest,
     pub(crate) creates: Option<NewRun>,
     /// What is wrong with it: it takes its place all the same, already failed.
     pub(crate) fault: Option<Fault>,
+}
+
+impl Admission {
+    /// A request to a run that is there.
+    pub(crate) fn new(
+        model_id: ModelId,
+        seq_id: Option<SeqId>,
+        request: &QueuedRequest,
+        fault: Option<Fault>,
+    ) -> Self {
+        let (body, digest) = (request.encode(), digest(request));
+        Self { model_id, seq_id, kind: kind(request), body, digest, creates: None, fault }
+    }
 }
 
 /// blake3 of what identifies a request's body.
@@ -50,7 +65,7 @@ pub(crate) async fn submit(
         model_id: model_id.clone(),
         seq_id,
         kind,
-        body: body.encode(),
+        body,
         digest,
         creates,
         refused: fault.map(Fault::into_failure),
@@ -64,6 +79,20 @@ pub(crate) async fn submit(
         model_id: Some(model_id),
         sample_sequence_ids: None,
     }))
+}
+
+fn kind(request: &QueuedRequest) -> RequestKind {
+    match request {
+        QueuedRequest::CreateModel(_) => RequestKind::CreateModel,
+        QueuedRequest::LoadWeights(_) => RequestKind::LoadWeights,
+        QueuedRequest::Forward(_) => RequestKind::Forward,
+        QueuedRequest::ForwardBackward(_) => RequestKind::ForwardBackward,
+        QueuedRequest::OptimStep(_) => RequestKind::OptimStep,
+        QueuedRequest::SaveWeights(_) => RequestKind::SaveWeights,
+        QueuedRequest::SaveWeightsForSampler(_) => RequestKind::SaveWeightsForSampler,
+        QueuedRequest::UnloadModel(_) => RequestKind::UnloadModel,
+        QueuedRequest::Sample(_) => RequestKind::Sample,
+    }
 }
 
 /// A run that can go on, and its base model. Counts as a life sign of its session.

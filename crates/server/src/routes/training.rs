@@ -3,7 +3,7 @@
 use axum::{Json, extract::State};
 use bytes::Bytes;
 use prost::Message;
-use tinsmith_store::{LoraRecord, NewRun, RequestKind};
+use tinsmith_store::{LoraRecord, NewRun};
 use tinsmith_types::{
     futures::UntypedFuture,
     ids::{ModelId, SeqId, SessionId, TenantId},
@@ -61,14 +61,12 @@ pub(crate) async fn create_model(
         user_metadata: check::metadata(&app.config, request.user_metadata.clone())?,
         kernel_set: model.kernel_set.clone(),
     };
+    let model_id = ModelId::of(&session_id, request.model_seq_id);
+    let request = QueuedRequest::CreateModel(request);
     let admission = Admission {
-        model_id: ModelId::of(&session_id, request.model_seq_id),
-        seq_id: Some(SeqId(0)),
-        kind: RequestKind::CreateModel,
         digest,
-        body: QueuedRequest::CreateModel(request),
         creates: Some(creates),
-        fault: None,
+        ..Admission::new(model_id, Some(SeqId(0)), &request, None)
     };
     submit(&app, &tenant, admission).await
 }
@@ -110,17 +108,8 @@ pub(crate) async fn optim_step(
     live_run(&app, &tenant, &request.model_id).await?;
     let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
     let fault = check_step(&request).err();
-    let body = QueuedRequest::OptimStep(request);
-    let admission = Admission {
-        kind: RequestKind::OptimStep,
-        digest: digest(&body),
-        model_id,
-        seq_id,
-        body,
-        creates: None,
-        fault,
-    };
-    submit(&app, &tenant, admission).await
+    let request = QueuedRequest::OptimStep(request);
+    submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
 }
 
 /// `POST unload_model`. It has no number: it comes after all that were sent before it.
@@ -131,17 +120,8 @@ pub(crate) async fn unload_model(
 ) -> Result<Json<UntypedFuture>> {
     let model_id = body.value.model_id.clone();
     live_run(&app, &tenant, &model_id).await?;
-    let body = QueuedRequest::UnloadModel(body.value);
-    let admission = Admission {
-        kind: RequestKind::UnloadModel,
-        digest: digest(&body),
-        model_id,
-        seq_id: None,
-        body,
-        creates: None,
-        fault: None,
-    };
-    submit(&app, &tenant, admission).await
+    let request = QueuedRequest::UnloadModel(body.value);
+    submit(&app, &tenant, Admission::new(model_id, None, &request, None)).await
 }
 
 /// Refuses a session that is unknown or has ended; counts as its life sign.
@@ -192,12 +172,7 @@ async fn submit_batch(
     let admission = off_thread(size, move || {
         let seq_id = request.order();
         let fault = datums::batch(&limits, &request).err();
-        let kind = match request.forward_only {
-            true => RequestKind::Forward,
-            false => RequestKind::ForwardBackward,
-        };
-        let body = QueuedRequest::from_proto(request);
-        Admission { kind, digest: digest(&body), model_id, seq_id, body, creates: None, fault }
+        Admission::new(model_id, seq_id, &QueuedRequest::from_proto(request), fault)
     });
     submit(app, tenant, admission.await?).await
 }

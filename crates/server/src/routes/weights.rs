@@ -1,7 +1,7 @@
 //! Weights into checkpoints and samplers, and out of them.
 
 use axum::{Json, extract::State};
-use tinsmith_store::{CheckpointRecord, LoraRecord, NewRun, RequestKind};
+use tinsmith_store::{CheckpointRecord, LoraRecord, NewRun};
 use tinsmith_types::{
     futures::UntypedFuture,
     ids::{ModelId, SeqId, SessionId, TenantId},
@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     routes::{checkpoints, training},
     state::{Shared, Tenant},
-    submit::{Admission, digest, live_run, submit},
+    submit::{Admission, live_run, submit},
 };
 
 /// `POST save_weights`.
@@ -38,17 +38,8 @@ pub(crate) async fn save_weights(
         None => format!("at-{}", app.clock.now().as_millisecond()),
     });
     let fault = check_save(&app, &request).err();
-    let body = QueuedRequest::SaveWeights(request);
-    let admission = Admission {
-        kind: RequestKind::SaveWeights,
-        digest: digest(&body),
-        model_id,
-        seq_id,
-        body,
-        creates: None,
-        fault,
-    };
-    submit(&app, &tenant, admission).await
+    let request = QueuedRequest::SaveWeights(request);
+    submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
 }
 
 /// `POST save_weights_for_sampler`.
@@ -61,17 +52,8 @@ pub(crate) async fn save_weights_for_sampler(
     live_run(&app, &tenant, &request.model_id).await?;
     let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
     let fault = check_save_for_sampler(&app, &request).err();
-    let body = QueuedRequest::SaveWeightsForSampler(request);
-    let admission = Admission {
-        kind: RequestKind::SaveWeightsForSampler,
-        digest: digest(&body),
-        model_id,
-        seq_id,
-        body,
-        creates: None,
-        fault,
-    };
-    submit(&app, &tenant, admission).await
+    let request = QueuedRequest::SaveWeightsForSampler(request);
+    submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
 }
 
 /// `POST load_weights`, in both its forms.
@@ -194,15 +176,11 @@ async fn load_into_new(
         user_metadata: check::metadata(&app.config, request.user_metadata.clone())?,
         kernel_set: model.kernel_set.clone(),
     };
-    let body = QueuedRequest::LoadWeights(request);
+    let model_id = ModelId::of(&session_id, model_seq_id);
+    let request = QueuedRequest::LoadWeights(request);
     Ok(Admission {
-        model_id: ModelId::of(&session_id, model_seq_id),
-        seq_id: Some(SeqId(0)),
-        kind: RequestKind::LoadWeights,
-        digest: digest(&body),
-        body,
         creates: Some(creates),
-        fault: None,
+        ..Admission::new(model_id, Some(SeqId(0)), &request, None)
     })
 }
 
@@ -214,16 +192,7 @@ fn load_into_existing(
     seq_id: Option<SeqId>,
 ) -> Admission {
     let fault = check_load(&request).err();
-    let body = QueuedRequest::LoadWeights(request);
-    Admission {
-        kind: RequestKind::LoadWeights,
-        digest: digest(&body),
-        model_id,
-        seq_id,
-        body,
-        creates: None,
-        fault,
-    }
+    Admission::new(model_id, seq_id, &QueuedRequest::LoadWeights(request), fault)
 }
 
 fn check_save(app: &Shared, request: &SaveWeightsRequest) -> Result<(), Fault> {
