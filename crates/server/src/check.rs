@@ -37,6 +37,12 @@ pub(crate) fn ensure(ok: bool, message: impl FnOnce() -> String) -> Result<(), F
     if ok { Ok(()) } else { Err(Fault(message())) }
 }
 
+/// The number as the engine computes with it.
+#[expect(clippy::cast_possible_truncation, reason = "the rounding is what is looked at")]
+pub(crate) fn rounded(number: f64) -> f32 {
+    number as f32
+}
+
 /// Shortest and longest time after which a checkpoint may expire.
 const TTL_SECONDS: std::ops::RangeInclusive<i64> = 3600..=10 * 365 * 24 * 3600;
 

@@ -6,7 +6,7 @@ use tinsmith_types::{
 };
 
 use crate::{
-    check::datums::tokens,
+    check::{datums::tokens, rounded},
     error::{Error, Result},
 };
 
@@ -100,13 +100,14 @@ fn params(limits: &Limits, params: &SamplingParams) -> Result<()> {
     if params.max_tokens == Some(0) {
         return invalid("sampling_params.max_tokens must be at least 1".to_owned());
     }
-    if !(params.temperature.is_finite() && params.temperature >= 0.0) {
+    let (temperature, top_p) = (rounded(params.temperature), rounded(params.top_p));
+    if !(temperature.is_finite() && temperature >= 0.0) {
         return invalid(format!(
             "sampling_params.temperature is {}; it must be 0 (greedy) or more",
             params.temperature
         ));
     }
-    if !(params.top_p > 0.0 && params.top_p <= 1.0) {
+    if !(top_p > 0.0 && top_p <= 1.0) {
         return invalid(format!(
             "sampling_params.top_p is {}; it must be above 0 and at most 1",
             params.top_p

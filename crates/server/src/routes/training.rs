@@ -209,8 +209,11 @@ fn check_step(request: &OptimStepRequest) -> Result<(), Fault> {
 }
 
 fn check_adam(params: &AdamParams) -> Result<(), Fault> {
-    let rate = |value: f64| value.is_finite() && value >= 0.0;
-    let beta = |value: f64| (0.0..1.0).contains(&value);
+    let rate = |value: f64| check::rounded(value).is_finite() && value >= 0.0;
+    let beta = |value: f64| (0.0..1.0).contains(&check::rounded(value));
+    // Zero would divide nothing by nothing where a gradient has always been zero.
+    let eps = check::rounded(params.eps).is_finite() && check::rounded(params.eps) > 0.0;
+    let clip = check::rounded(params.grad_clip_norm).is_finite();
     let checks = [
         (
             "learning_rate",
@@ -220,9 +223,9 @@ fn check_adam(params: &AdamParams) -> Result<(), Fault> {
         ),
         ("beta1", params.beta1, beta(params.beta1), "at least 0 and below 1"),
         ("beta2", params.beta2, beta(params.beta2), "at least 0 and below 1"),
-        ("eps", params.eps, rate(params.eps), "finite and at least 0"),
+        ("eps", params.eps, eps, "finite and above 0"),
         ("weight_decay", params.weight_decay, rate(params.weight_decay), "finite and at least 0"),
-        ("grad_clip_norm", params.grad_clip_norm, params.grad_clip_norm.is_finite(), "finite"),
+        ("grad_clip_norm", params.grad_clip_norm, clip, "finite"),
     ];
     for (name, value, ok, range) in checks {
         ensure(ok, || format!("adam_params.{name} is {value}; it must be {range}"))?;

@@ -222,12 +222,14 @@ async fn faults_of_adam_params_fail_their_future() {
     assert_snapshot!(check(json!({"learning_rate": -1.0})).await, @r#"200 {"category":"user","error":"adam_params.learning_rate is -1; it must be finite and at least 0"}"#);
     assert_snapshot!(check(json!({"beta1": 1.0})).await, @r#"200 {"category":"user","error":"adam_params.beta1 is 1; it must be at least 0 and below 1"}"#);
     assert_snapshot!(check(json!({"beta2": -0.1})).await, @r#"200 {"category":"user","error":"adam_params.beta2 is -0.1; it must be at least 0 and below 1"}"#);
-    assert_snapshot!(check(json!({"eps": -1e-8})).await, @r#"200 {"category":"user","error":"adam_params.eps is -0.00000001; it must be finite and at least 0"}"#);
+    assert_snapshot!(check(json!({"eps": -1e-8})).await, @r#"200 {"category":"user","error":"adam_params.eps is -0.00000001; it must be finite and above 0"}"#);
+    assert_snapshot!(check(json!({"eps": 0})).await, @r#"200 {"category":"user","error":"adam_params.eps is 0; it must be finite and above 0"}"#);
+    assert_snapshot!(check(json!({"beta2": 0.999_999_999_999})).await, @r#"200 {"category":"user","error":"adam_params.beta2 is 0.999999999999; it must be at least 0 and below 1"}"#);
     assert_snapshot!(check(json!({"weight_decay": -1})).await, @r#"200 {"category":"user","error":"adam_params.weight_decay is -1; it must be finite and at least 0"}"#);
     assert_snapshot!(check(json!({})).await, @r#"200 {"metrics":{},"type":"optim_step"}"#);
-    let body = json!({"model_id": model, "seq_id": 7, "optimizer_params": {"type": "dimuon", "learning_rate": 1}});
+    let body = json!({"model_id": model, "seq_id": 9, "optimizer_params": {"type": "dimuon", "learning_rate": 1}});
     assert_snapshot!(server.done("optim_step", body).await.line(), @r#"200 {"category":"user","error":"optimizer_params.type is \"dimuon\", and the run's optimizer is adamw: send adam_params"}"#);
-    let body = json!({"model_id": model, "seq_id": 8});
+    let body = json!({"model_id": model, "seq_id": 10});
     assert_snapshot!(server.done("optim_step", body).await.line(), @r#"200 {"category":"user","error":"adam_params is missing"}"#);
 }
 
