@@ -63,6 +63,7 @@ impl Kernel for Multiply {
             } else {
                 match left {
                     12.. => self.strip::<L, 6, 1>(row, left / 6 - 1),
+                    8 => self.strip::<L, 4, 1>(row, 2),
                     6 | 10.. => self.strip::<L, 6, 1>(row, 1),
                     4.. => self.strip::<L, 4, 1>(row, 1),
                     2.. => self.strip::<L, 2, 2>(row, 1),

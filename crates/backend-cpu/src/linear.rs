@@ -6,7 +6,7 @@ use tinsmith_backend::{GRADIENT_TILE, Linear, LoraGradientUse, LoraUse};
 
 use crate::{
     CpuBackend,
-    buffer::{Lora, Pair, Rows, Weight, overlap},
+    buffer::{Lora, Pair, Rows, View, Weight, overlap},
     gemm::{Adapter, Gradient, Product, narrow},
     lanes::{LANES, Path},
     pool::Pool,
@@ -92,10 +92,10 @@ pub(crate) fn linear_backward(
 
 /// Where an adapter's two gradients come from; all have the rows that tiles count.
 pub(crate) struct Sides {
-    pub(crate) hidden: crate::buffer::View,
-    pub(crate) hidden_gradient: crate::buffer::View,
-    pub(crate) x: crate::buffer::View,
-    pub(crate) dy: crate::buffer::View,
+    pub(crate) hidden: View,
+    pub(crate) hidden_gradient: View,
+    pub(crate) x: View,
+    pub(crate) dy: View,
 }
 
 /// Folds the tiles onto the pending gradient.
