@@ -1,0 +1,112 @@
+//! `tinsmith serve`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    config::{Flags, Settings, Values},
+    logs, run,
+    terminal::say,
+};
+
+/// Flags of `serve`; each but `--config` is a setting of the same name.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// A directory in Hugging Face format, or NAME=DIR; none: the model that ships.
+    #[arg(value_name = "MODEL")]
+    models: Vec<String>,
+    /// Address to listen on (127.0.0.1).
+    #[arg(long)]
+    host: Option<String>,
+    /// Port to listen on (8000); 0 takes a free one.
+    #[arg(long)]
+    port: Option<String>,
+    /// Where everything durable lives.
+    #[arg(long)]
+    data_dir: Option<String>,
+    /// auto or f32.
+    #[arg(long)]
+    dtype: Option<String>,
+    /// auto, or a kernel set with a path if wanted, such as f32:avx2.
+    #[arg(long)]
+    kernels: Option<String>,
+    /// Threads that compute; 0: one for each physical core.
+    #[arg(long)]
+    threads: Option<String>,
+    /// NAME=DIR: what clients load as the tokenizer of a model.
+    #[arg(long)]
+    tokenizer: Vec<String>,
+    /// Settings file; without it `$TINSMITH_CONFIG`, else `./tinsmith.toml`.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Listen on other addresses than localhost without keys.
+    #[arg(long)]
+    insecure_no_auth: bool,
+}
+
+impl Arguments {
+    fn settings(&self) -> Result<Settings> {
+        let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
+        let flags: Flags = vec![
+            ("models", list(&self.models)),
+            ("host", self.host.clone()),
+            ("port", self.port.clone()),
+            ("data_dir", self.data_dir.clone()),
+            ("dtype", self.dtype.clone()),
+            ("kernels", self.kernels.clone()),
+            ("threads", self.threads.clone()),
+            ("tokenizer", list(&self.tokenizer)),
+            ("insecure_no_auth", self.insecure_no_auth.then(|| true.to_string())),
+        ];
+        Settings::new(&Values::load(&flags, self.config.as_deref())?)
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let settings = arguments.settings()?;
+    logs::start(&settings.log, settings.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("tinsmith-http")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(&settings))
+}
+
+async fn serve(settings: &Settings) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
+    let running = run::start(settings).await?;
+    for line in greeting(settings, &running) {
+        say(&line);
+    }
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = running.failed() => bail!("keep the engine running: see the log above; start again to go on from the journal"),
+    }
+    tracing::info!("stopping");
+    running.stop().await
+}
+
+fn greeting(settings: &Settings, running: &run::Running) -> Vec<String> {
+    let url = running.url();
+    let key = if running.address.ip().is_loopback() {
+        "no key needed: only this machine can connect"
+    } else {
+        "no key needed: anybody who reaches this address can train and sample"
+    };
+    let model = &running.names[0];
+    vec![
+        format!("tinsmith {} serves {}", env!("CARGO_PKG_VERSION"), running.names.join(", ")),
+        format!("{url} ({key}; data in {})", settings.data_dir.display()),
+        "to use it from the official Python SDK:".to_owned(),
+        "  pip install 'tinker[torch]'".to_owned(),
+        format!("  export TINKER_BASE_URL={url} TINKER_API_KEY=tml-local"),
+        format!("  python -c \"import tinker; print(tinker.ServiceClient().create_sampling_client(base_model='{model}'))\""),
+    ]
+}

@@ -1,0 +1,347 @@
+//! Settings: flag > environment > file > default, read once. A setting is one line in [`SETTINGS`].
+
+use std::{
+    collections::BTreeMap,
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+mod limits;
+
+pub(crate) use limits::{engine, server, store, worker};
+
+/// A setting: its key in `tinsmith.toml` (and, in capitals after `TINSMITH_`, in the environment), its
+/// default, and what it is for. Lists are separated by commas.
+pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
+    ("models", "", "directories in Hugging Face format, DIR or NAME=DIR; none: the model that ships"),
+    ("host", "127.0.0.1", "address to listen on"),
+    ("port", "8000", "port to listen on; 0 takes a free one"),
+    ("data_dir", "", "where everything durable lives; empty: $XDG_DATA_HOME/tinsmith"),
+    ("dtype", "auto", "auto or f32"),
+    ("kernels", "auto", "auto, or a kernel set, with a path if wanted: f32, f32:portable, f32:avx2"),
+    ("threads", "0", "threads that compute; 0: one for each physical core"),
+    ("tokenizer", "", "NAME=DIR-or-hub-name: what clients load for a model instead of its directory"),
+    ("insecure_no_auth", "false", "listen on other addresses than localhost without keys"),
+    ("context_max", "0", "longest sequence in tokens; 0: the model's own, as far as the cache goes"),
+    ("kv_cache_mb", "512", "memory for keys and values of sampled sequences, each base model"),
+    ("activation_mb", "0", "memory for the activations of a training step; 0: a third of the machine's"),
+    ("sequences_max", "64", "sequences that decode together, each base model"),
+    ("runs_max", "64", "training runs in memory; others rest on disk"),
+    ("samplers_max", "256", "samplers in memory; others rest on disk"),
+    ("lora_rank_max", "512", "highest LoRA rank"),
+    ("session_timeout_s", "86400", "seconds without a heartbeat after which a session ends"),
+    ("gap_timeout_s", "600", "seconds that requests wait for one that was sent before them"),
+    ("result_retention_s", "86400", "seconds that results can be fetched"),
+    ("allow_network_fs", "false", "keep the data directory on a network file system all the same"),
+    ("log", "info", "what is logged: error, warn, info, debug, or by part, like info,tinsmith_store=debug"),
+    ("log_format", "text", "text or json"),
+];
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Source {
+    Flag,
+    Environment,
+    File,
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::File => "file",
+            Self::Default => "default",
+        })
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Every setting's value, as text, with its source.
+#[derive(Clone, Debug)]
+pub(crate) struct Values(BTreeMap<&'static str, (String, Source)>);
+
+/// Flags that stand for settings, by key.
+pub(crate) type Flags = Vec<(&'static str, Option<String>)>;
+
+impl Values {
+    /// Reads the environment, and the file named by `file`, by `TINSMITH_CONFIG`, or `./tinsmith.toml`.
+    ///
+    /// # Errors
+    ///
+    /// An unknown key in the file or the environment, or a file that cannot be read.
+    pub(crate) fn load(flags: &Flags, file: Option<&Path>) -> Result<Self> {
+        Self::resolve(flags, file, &env::vars().collect())
+    }
+
+    fn resolve(
+        flags: &Flags,
+        file: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let named = file.map(Path::to_owned).or_else(|| environment.get("TINSMITH_CONFIG").map(PathBuf::from));
+        let from_file = match named {
+            Some(path) => read_file(&path)?,
+            None if Path::new("tinsmith.toml").exists() => read_file(Path::new("tinsmith.toml"))?,
+            None => BTreeMap::new(),
+        };
+        for name in environment.keys() {
+            // `TINSMITH` alone and `TINSMITH_CONFIG` are no settings.
+            if let Some(key) = name.strip_prefix("TINSMITH_")
+                && key != "CONFIG"
+            {
+                check_key(&key.to_lowercase(), &format!("the variable {name}"))?;
+            }
+        }
+        let mut values = BTreeMap::new();
+        for (key, default, _) in SETTINGS {
+            let flag = flags.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.clone());
+            let variable = environment.get(&format!("TINSMITH_{}", key.to_uppercase()));
+            let value = flag
+                .map(|value| (value, Source::Flag))
+                .or_else(|| variable.map(|value| (value.clone(), Source::Environment)))
+                .or_else(|| from_file.get(*key).map(|value| (value.clone(), Source::File)))
+                .unwrap_or_else(|| ((*default).to_owned(), Source::Default));
+            values.insert(*key, value);
+        }
+        Ok(Self(values))
+    }
+
+    /// Every key with its value and source, in the order of [`SETTINGS`].
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &str, Source)> {
+        SETTINGS.iter().map(|(key, _, _)| {
+            let (value, source) = &self.0[key];
+            (*key, value.as_str(), *source)
+        })
+    }
+
+    fn text(&self, key: &str) -> &str {
+        &self.0[key].0
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        let items = self.text(key).split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(str::to_owned).collect()
+    }
+
+    fn parse<T: std::str::FromStr>(&self, key: &str, what: &str) -> Result<T> {
+        let (value, source) = &self.0[key];
+        let parsed = value.trim().parse();
+        parsed.ok().with_context(|| format!("read {key} = {value:?} (from the {source}): give {what}"))
+    }
+
+    fn number(&self, key: &str) -> Result<usize> {
+        self.parse(key, "a whole number")
+    }
+
+    fn seconds(&self, key: &str) -> Result<Duration> {
+        Ok(Duration::from_secs(self.parse(key, "a whole number of seconds")?))
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        self.parse(key, "true or false")
+    }
+}
+
+/// The settings, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) models: Vec<String>,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) kernels: String,
+    pub(crate) threads: usize,
+    pub(crate) tokenizers: BTreeMap<String, String>,
+    pub(crate) insecure_no_auth: bool,
+    pub(crate) context_max: usize,
+    pub(crate) kv_cache_bytes: usize,
+    /// 0: to be taken from the machine.
+    pub(crate) activation_bytes: usize,
+    pub(crate) sequences_max: usize,
+    pub(crate) runs_max: usize,
+    pub(crate) samplers_max: usize,
+    pub(crate) lora_rank_max: u32,
+    pub(crate) session_timeout: Duration,
+    pub(crate) gap_timeout: Duration,
+    pub(crate) result_retention: Duration,
+    pub(crate) allow_network_fs: bool,
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+}
+
+const MEBIBYTE: usize = 1 << 20;
+
+impl Settings {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// Names the key, the value, where it came from, and what would do.
+    pub(crate) fn new(values: &Values) -> Result<Self> {
+        let dtype = values.text("dtype");
+        if !matches!(dtype, "auto" | "f32") {
+            bail!("use dtype = {dtype:?}: this version computes in f32 (give auto or f32)");
+        }
+        let log_format = match values.text("log_format") {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            other => bail!("read log_format = {other:?}: give text or json"),
+        };
+        Ok(Self {
+            models: values.list("models"),
+            host: values.text("host").to_owned(),
+            port: values.parse("port", "a number from 0 to 65535")?,
+            data_dir: data_dir(values.text("data_dir"))?,
+            kernels: values.text("kernels").to_owned(),
+            threads: values.number("threads")?,
+            tokenizers: pairs(&values.list("tokenizer"))?,
+            insecure_no_auth: values.flag("insecure_no_auth")?,
+            context_max: values.number("context_max")?,
+            kv_cache_bytes: values.number("kv_cache_mb")?.saturating_mul(MEBIBYTE),
+            activation_bytes: values.number("activation_mb")?.saturating_mul(MEBIBYTE),
+            sequences_max: values.number("sequences_max")?.max(1),
+            runs_max: values.number("runs_max")?.max(1),
+            samplers_max: values.number("samplers_max")?.max(1),
+            lora_rank_max: values.parse("lora_rank_max", "a whole number")?,
+            session_timeout: values.seconds("session_timeout_s")?,
+            gap_timeout: values.seconds("gap_timeout_s")?,
+            result_retention: values.seconds("result_retention_s")?,
+            allow_network_fs: values.flag("allow_network_fs")?,
+            log: values.text("log").to_owned(),
+            log_format,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let table: toml::Table = text.parse().with_context(|| format!("read {}", path.display()))?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        check_key(&key, &path.display().to_string())?;
+        values.insert(key, plain(&value).with_context(|| format!("read {}", path.display()))?);
+    }
+    Ok(values)
+}
+
+fn plain(value: &toml::Value) -> Result<String> {
+    match value {
+        toml::Value::String(text) => Ok(text.clone()),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Boolean(flag) => Ok(flag.to_string()),
+        toml::Value::Array(items) => {
+            let items: Result<Vec<_>> = items.iter().map(plain).collect();
+            Ok(items?.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => {
+            bail!("use {value}: settings are texts, whole numbers, true or false, or lists of them")
+        }
+    }
+}
+
+fn check_key(key: &str, place: &str) -> Result<()> {
+    if SETTINGS.iter().any(|(known, _, _)| *known == key) {
+        return Ok(());
+    }
+    let nearest = SETTINGS.iter().map(|(known, _, _)| *known).min_by_key(|known| distance(known, key));
+    let hint = nearest.filter(|known| distance(known, key) <= 3);
+    let hint = hint.map_or_else(
+        || "`tinsmith config show` lists them".to_owned(),
+        |known| format!("did you mean `{known}`?"),
+    );
+    bail!("use the setting `{key}` of {place}: there is none of that name; {hint}")
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn pairs(items: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut pairs = BTreeMap::new();
+    for item in items {
+        let (name, value) =
+            item.split_once('=').with_context(|| format!("read tokenizer = {item:?}: give NAME=DIR"))?;
+        pairs.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(pairs)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+fn data_dir(given: &str) -> Result<PathBuf> {
+    if !given.is_empty() {
+        return Ok(PathBuf::from(given));
+    }
+    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_DATA_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/share")))
+        .map(|base| base.join("tinsmith"))
+        .context("find a home for the data: set HOME or give --data-dir")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(flags: &Flags, file: Option<&str>, variables: &[(&str, &str)]) -> Result<Values> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tinsmith.toml");
+        fs::write(&path, file.unwrap_or_default()).unwrap();
+        let environment =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Values::resolve(flags, Some(&path), &environment)
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let file = Some("port = 3\nhost = \"h\"\nmodels = [\"a\", \"b=c\"]\n");
+        let flags = vec![("port", Some("1".to_owned())), ("threads", None)];
+        let values = resolve(&flags, file, &[("TINSMITH_PORT", "2"), ("TINSMITH_LOG", "debug")]).unwrap();
+        let found = |key| values.0[key].clone();
+        assert_eq!(found("port"), ("1".to_owned(), Source::Flag));
+        assert_eq!(found("log"), ("debug".to_owned(), Source::Environment));
+        assert_eq!(found("host"), ("h".to_owned(), Source::File));
+        assert_eq!(found("dtype"), ("auto".to_owned(), Source::Default));
+        assert_eq!(values.list("models"), ["a", "b=c"]);
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let message = |file, variables| resolve(&vec![], file, variables).unwrap_err().to_string();
+        assert!(message(Some("prot = 3"), &[]).contains("did you mean `port`?"));
+        assert!(message(None, &[("TINSMITH_THREAD", "2")]).contains("did you mean `threads`?"));
+        assert!(message(Some("zzzzzzzz = 1"), &[]).contains("config show"));
+    }
+
+    #[test]
+    fn every_default_is_valid() {
+        let values = resolve(&vec![], None, &[]).unwrap();
+        let settings = Settings::new(&values).unwrap();
+        assert_eq!(settings.port, 8000);
+        let bad = resolve(&vec![], Some("port = 99999"), &[]).unwrap();
+        let message = Settings::new(&bad).unwrap_err().to_string();
+        assert!(message.contains("port = \"99999\" (from the file)"), "{message}");
+    }
+}

@@ -1,0 +1,87 @@
+//! The defaults of every inner crate's limits, said once; the crates themselves have none.
+
+use std::time::Duration;
+
+use super::Settings;
+
+/// Limits of the store.
+pub(crate) fn store(settings: &Settings) -> tinsmith_store::Config {
+    tinsmith_store::Config {
+        data_dir: Some(settings.data_dir.clone()),
+        inline_body_bytes_max: 64 << 10,
+        spool_segment_bytes_max: 256 << 20,
+        group_requests_max: 64,
+        write_queue_max: 4096,
+        samples_max: 20_000,
+        sample_bytes_max: 512 << 20,
+        cache_bytes_max: 256 << 20,
+        pending_requests_per_run_max: 10_000,
+        gap_timeout: settings.gap_timeout,
+        result_retention: settings.result_retention,
+        sample_retention: Duration::from_secs(3600),
+        session_expiry: settings.session_timeout,
+        blob_grace: Duration::from_secs(3600),
+        allow_network_fs: settings.allow_network_fs,
+    }
+}
+
+/// Limits of the HTTP side.
+pub(crate) fn server(settings: &Settings, connections_max: usize) -> tinsmith_server::Config {
+    tinsmith_server::Config {
+        body_bytes_max: 16 << 20,
+        decompressed_bytes_max: 64 << 20,
+        zstd_window_log_max: 24,
+        body_bytes_in_flight_max: 512 << 20,
+        body_timeout: Duration::from_secs(60),
+        head_timeout: Duration::from_secs(120),
+        connections_max,
+        poll_wait_max: Duration::from_secs(28),
+        drain_max: Duration::from_secs(5),
+        lora_rank_max: settings.lora_rank_max,
+        datums_max: 100_000,
+        datum_tokens_max: 4_000_000,
+        num_samples_max: 1024,
+        stops_max: 64,
+        page_entries_max: 1000,
+        metadata_bytes_max: 64 << 10,
+    }
+}
+
+/// Limits of the worker.
+pub(crate) fn worker(settings: &Settings) -> tinsmith_worker::Config {
+    tinsmith_worker::Config {
+        claim_max: 1024,
+        in_flight_per_run_max: 8,
+        resident_runs_max: settings.runs_max,
+        resident_samplers_max: settings.samplers_max,
+        snapshot_after_work: Duration::from_secs(60),
+        snapshot_after_bytes: 256 << 20,
+        snapshot_after_replay: Duration::from_secs(5),
+        snapshot_after_rest: Duration::from_secs(5),
+        stop_timeout: Duration::from_secs(4),
+    }
+}
+
+/// Limits of one base model's engine.
+pub(crate) fn engine(
+    settings: &Settings,
+    kv_blocks: usize,
+    max_model_len: usize,
+    activation_bytes_max: usize,
+) -> tinsmith_engine::Config {
+    tinsmith_engine::Config {
+        train_tokens_max: 512,
+        activation_bytes_max,
+        training_queue_max: 1024,
+        prefill_tokens_max: 512,
+        max_num_seqs: settings.sequences_max,
+        kv_blocks,
+        max_model_len,
+        waiting_sequences_max: 65_536,
+        num_samples_max: 1024,
+        stops_max: 64,
+        // One more of each than the worker keeps: it makes room after it has loaded the next.
+        runs_max: settings.runs_max + 1,
+        samplers_max: settings.samplers_max + 1,
+    }
+}

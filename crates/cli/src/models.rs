@@ -1,0 +1,161 @@
+//! The base models that are served: directories with their names, opened and packed.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tinsmith_backend::{ATTENTION_TILE, Backend as _};
+use tinsmith_engine::{Decoder, Engine, ModelDir};
+use tinsmith_server::{Catalog, ModelEntry};
+use tinsmith_tokenizer::Tokenizer;
+
+use crate::{
+    config::{self, Settings},
+    device::{self, Device},
+    host,
+};
+
+/// The first model is also called this.
+const FIRST: &str = "base";
+/// Shares of the machine's memory, where nothing else is said.
+const ACTIVATION_SHARE: u64 = 3;
+
+/// One directory, with every name that it is offered under.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) names: Vec<String>,
+    pub(crate) dir: PathBuf,
+}
+
+/// What the worker runs and the server offers.
+pub(crate) struct Loaded {
+    pub(crate) models: Vec<tinsmith_worker::Model<Device>>,
+    pub(crate) catalog: Catalog,
+}
+
+/// The directories that the settings name, or the model that ships; the first is also `base`.
+///
+/// # Errors
+///
+/// A name given twice, or the shipped model is not there.
+pub(crate) fn offers(settings: &Settings) -> Result<Vec<Offer>> {
+    let mut offers: Vec<Offer> = Vec::new();
+    for model in &settings.models {
+        let (name, dir) = match model.split_once('=') {
+            Some((name, dir)) => (name.to_owned(), PathBuf::from(dir)),
+            None => (default_name(Path::new(model)), PathBuf::from(model)),
+        };
+        ensure!(
+            !offers.iter().any(|offer| offer.names.contains(&name)),
+            "offer two models as {name:?}: give one of them another NAME=DIR"
+        );
+        let dir = dir.canonicalize().with_context(|| {
+            format!("open the model directory {}: give DIR or NAME=DIR of a model in Hugging Face format", dir.display())
+        })?;
+        match offers.iter_mut().find(|offer| offer.dir == dir) {
+            Some(offer) => offer.names.push(name),
+            None => offers.push(Offer { names: vec![name], dir }),
+        }
+    }
+    if offers.is_empty() {
+        offers.push(Offer { names: vec!["nano".to_owned()], dir: shipped()? });
+    }
+    if !offers.iter().any(|offer| offer.names.iter().any(|name| name == FIRST)) {
+        offers[0].names.push(FIRST.to_owned());
+    }
+    Ok(offers)
+}
+
+/// The model in the repository, found from the working directory, the binary, or the build.
+pub(crate) fn shipped() -> Result<PathBuf> {
+    let relative = Path::new("models/nano");
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let binary = std::env::current_exe().ok();
+    let above = binary.iter().flat_map(|path| path.ancestors().map(Path::to_owned));
+    let places = [PathBuf::from("."), built].into_iter().chain(above);
+    for place in places {
+        let dir = place.join(relative);
+        if dir.join("config.json").is_file() {
+            return dir.canonicalize().with_context(|| format!("open {}", dir.display()));
+        }
+    }
+    bail!("find the model that ships (models/nano): run from the repository, or name a MODEL")
+}
+
+/// Opens and packs every model on one device's threads.
+///
+/// # Errors
+///
+/// What is wrong with which file, and how to mend it.
+pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
+    let mut models = Vec::new();
+    let mut entries = Vec::new();
+    for offer in offers {
+        let dir = ModelDir::open(&offer.dir)
+            .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
+        let tokenizer = Tokenizer::open(&offer.dir)
+            .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
+        let digest = dir.digest();
+        let mut device = device::open(settings)?;
+        let kernel_set = device.kernel_set().to_owned();
+        let limits = limits(settings, &dir);
+        let decoder = Decoder::load(&mut device, &dir)
+            .with_context(|| format!("load {}", offer.dir.display()))?;
+        let engine = Engine::new(
+            device,
+            decoder,
+            dir.end_tokens().to_vec(),
+            Some(Arc::new(tokenizer)),
+            limits,
+        )
+        .with_context(|| format!("start the engine of {}", offer.names[0]))?;
+        for name in &offer.names {
+            let tokenizer_id = settings.tokenizers.get(name).cloned();
+            entries.push(ModelEntry {
+                name: name.clone(),
+                base_digest: digest.clone(),
+                architecture: dir.config().family.to_owned(),
+                tokenizer_id: tokenizer_id.unwrap_or_else(|| offer.dir.display().to_string()),
+                vocab_size: u32::try_from(dir.config().vocab_size).context("use the vocabulary")?,
+                context: limits.max_model_len,
+                kernel_set: kernel_set.clone(),
+                trainable: true,
+                sampleable: true,
+            });
+        }
+        models.push(tinsmith_worker::Model { digest, engine });
+    }
+    Ok(Loaded { models, catalog: Catalog { models: entries } })
+}
+
+/// The engine's limits for one model on this machine.
+pub(crate) fn limits(settings: &Settings, dir: &ModelDir) -> tinsmith_engine::Config {
+    let config = dir.config();
+    let token_bytes = config.layers * 2 * config.kv_heads * config.head_dim.next_multiple_of(16) * 4;
+    let kv_blocks = (settings.kv_cache_bytes / (token_bytes * ATTENTION_TILE)).max(1);
+    let wanted = match settings.context_max {
+        0 => config.max_positions,
+        context => context.min(config.max_positions),
+    };
+    let max_model_len = wanted.min(kv_blocks * ATTENTION_TILE);
+    if max_model_len < wanted {
+        tracing::warn!(
+            context = max_model_len,
+            wanted,
+            "the context is cut to what kv_cache_mb holds"
+        );
+    }
+    let activation_bytes = match settings.activation_bytes {
+        0 => host::memory().map_or(4 << 30, |memory| memory.total / ACTIVATION_SHARE),
+        bytes => bytes as u64,
+    };
+    let activation_bytes = usize::try_from(activation_bytes).unwrap_or(usize::MAX);
+    config::engine(settings, kv_blocks, max_model_len, activation_bytes)
+}
+
+fn default_name(dir: &Path) -> String {
+    let canonical = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    canonical.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
