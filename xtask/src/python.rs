@@ -19,7 +19,7 @@ pub const E2E: Environment =
 /// The reference for golden numbers.
 pub const GOLDEN: Environment = Environment {
     name: "golden-1",
-    packages: &["torch==2.9.1", "transformers==4.57.3", "peft==0.18.0", "numpy", "safetensors"],
+    packages: &["torch==2.15.0", "transformers==5.23.0", "peft==0.21.2", "numpy", "safetensors"],
 };
 
 /// The spelling checker, from a prebuilt wheel.

@@ -16,18 +16,34 @@ pub(crate) use limits::{engine, server, store, worker};
 /// A setting: its key in `tinsmith.toml` (and, in capitals after `TINSMITH_`, in the environment), its
 /// default, and what it is for. Lists are separated by commas.
 pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
-    ("models", "", "directories in Hugging Face format, DIR or NAME=DIR; none: the model that ships"),
+    (
+        "models",
+        "",
+        "directories in Hugging Face format, DIR or NAME=DIR; none: the model that ships",
+    ),
     ("host", "127.0.0.1", "address to listen on"),
     ("port", "8000", "port to listen on; 0 takes a free one"),
     ("data_dir", "", "where everything durable lives; empty: $XDG_DATA_HOME/tinsmith"),
     ("dtype", "auto", "auto or f32"),
-    ("kernels", "auto", "auto, or a kernel set, with a path if wanted: f32, f32:portable, f32:avx2"),
+    ("kernels", "auto", "auto, or a kernel set with its path: f32:portable, f32:avx2, f32:avx512"),
     ("threads", "0", "threads that compute; 0: one for each physical core"),
-    ("tokenizer", "", "NAME=DIR-or-hub-name: what clients load for a model instead of its directory"),
+    (
+        "tokenizer",
+        "",
+        "NAME=DIR-or-hub-name: what clients load for a model instead of its directory",
+    ),
     ("insecure_no_auth", "false", "listen on other addresses than localhost without keys"),
-    ("context_max", "0", "longest sequence in tokens; 0: the model's own, as far as the cache goes"),
+    (
+        "context_max",
+        "0",
+        "longest sequence in tokens; 0: the model's own, as far as the cache goes",
+    ),
     ("kv_cache_mb", "512", "memory for keys and values of sampled sequences, each base model"),
-    ("activation_mb", "0", "memory for the activations of a training step; 0: a third of the machine's"),
+    (
+        "activation_mb",
+        "0",
+        "memory for the activations of a training step; 0: a third of the machine's",
+    ),
     ("sequences_max", "64", "sequences that decode together, each base model"),
     ("runs_max", "64", "training runs in memory; others rest on disk"),
     ("samplers_max", "256", "samplers in memory; others rest on disk"),
@@ -36,7 +52,11 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     ("gap_timeout_s", "600", "seconds that requests wait for one that was sent before them"),
     ("result_retention_s", "86400", "seconds that results can be fetched"),
     ("allow_network_fs", "false", "keep the data directory on a network file system all the same"),
-    ("log", "info", "what is logged: error, warn, info, debug, or by part, like info,tinsmith_store=debug"),
+    (
+        "log",
+        "info",
+        "what is logged: error, warn, info, debug, or by part, like info,tinsmith_store=debug",
+    ),
     ("log_format", "text", "text or json"),
 ];
 
@@ -89,7 +109,9 @@ impl Values {
         file: Option<&Path>,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        let named = file.map(Path::to_owned).or_else(|| environment.get("TINSMITH_CONFIG").map(PathBuf::from));
+        let named = file
+            .map(Path::to_owned)
+            .or_else(|| environment.get("TINSMITH_CONFIG").map(PathBuf::from));
         let from_file = match named {
             Some(path) => read_file(&path)?,
             None if Path::new("tinsmith.toml").exists() => read_file(Path::new("tinsmith.toml"))?,
@@ -105,7 +127,8 @@ impl Values {
         }
         let mut values = BTreeMap::new();
         for (key, default, _) in SETTINGS {
-            let flag = flags.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.clone());
+            let flag =
+                flags.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.clone());
             let variable = environment.get(&format!("TINSMITH_{}", key.to_uppercase()));
             let value = flag
                 .map(|value| (value, Source::Flag))
@@ -137,7 +160,9 @@ impl Values {
     fn parse<T: std::str::FromStr>(&self, key: &str, what: &str) -> Result<T> {
         let (value, source) = &self.0[key];
         let parsed = value.trim().parse();
-        parsed.ok().with_context(|| format!("read {key} = {value:?} (from the {source}): give {what}"))
+        parsed
+            .ok()
+            .with_context(|| format!("read {key} = {value:?} (from the {source}): give {what}"))
     }
 
     fn number(&self, key: &str) -> Result<usize> {
@@ -254,7 +279,8 @@ fn check_key(key: &str, place: &str) -> Result<()> {
     if SETTINGS.iter().any(|(known, _, _)| *known == key) {
         return Ok(());
     }
-    let nearest = SETTINGS.iter().map(|(known, _, _)| *known).min_by_key(|known| distance(known, key));
+    let nearest =
+        SETTINGS.iter().map(|(known, _, _)| *known).min_by_key(|known| distance(known, key));
     let hint = nearest.filter(|known| distance(known, key) <= 3);
     let hint = hint.map_or_else(
         || "`tinsmith config show` lists them".to_owned(),
@@ -282,8 +308,9 @@ fn distance(a: &str, b: &str) -> usize {
 fn pairs(items: &[String]) -> Result<BTreeMap<String, String>> {
     let mut pairs = BTreeMap::new();
     for item in items {
-        let (name, value) =
-            item.split_once('=').with_context(|| format!("read tokenizer = {item:?}: give NAME=DIR"))?;
+        let (name, value) = item
+            .split_once('=')
+            .with_context(|| format!("read tokenizer = {item:?}: give NAME=DIR"))?;
         pairs.insert(name.to_owned(), value.to_owned());
     }
     Ok(pairs)
@@ -309,8 +336,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tinsmith.toml");
         fs::write(&path, file.unwrap_or_default()).unwrap();
-        let environment =
-            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let environment = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         Values::resolve(flags, Some(&path), &environment)
     }
 
@@ -318,7 +347,8 @@ mod tests {
     fn flag_beats_environment_beats_file_beats_default() {
         let file = Some("port = 3\nhost = \"h\"\nmodels = [\"a\", \"b=c\"]\n");
         let flags = vec![("port", Some("1".to_owned())), ("threads", None)];
-        let values = resolve(&flags, file, &[("TINSMITH_PORT", "2"), ("TINSMITH_LOG", "debug")]).unwrap();
+        let values =
+            resolve(&flags, file, &[("TINSMITH_PORT", "2"), ("TINSMITH_LOG", "debug")]).unwrap();
         let found = |key| values.0[key].clone();
         assert_eq!(found("port"), ("1".to_owned(), Source::Flag));
         assert_eq!(found("log"), ("debug".to_owned(), Source::Environment));

@@ -14,10 +14,12 @@ pub(crate) type Device = CpuBackend;
 ///
 /// Kernels that are unknown, or that this CPU does not have.
 pub(crate) fn open(settings: &Settings) -> Result<Device> {
-    let kernels: KernelChoice = settings
-        .kernels
-        .parse()
-        .with_context(|| format!("use kernels = {:?}", settings.kernels))?;
+    let kernels = KernelChoice::parse(&settings.kernels).with_context(|| {
+        format!(
+            "use kernels = {:?}: give auto, f32:portable, f32:avx2 or f32:avx512",
+            settings.kernels
+        )
+    })?;
     let threads = match settings.threads {
         0 => tinsmith_backend_cpu::physical_cores(),
         threads => threads,

@@ -133,7 +133,8 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
 /// The engine's limits for one model on this machine.
 pub(crate) fn limits(settings: &Settings, dir: &ModelDir) -> tinsmith_engine::Config {
     let config = dir.config();
-    let token_bytes = config.layers * 2 * config.kv_heads * config.head_dim.next_multiple_of(16) * 4;
+    let token_bytes =
+        config.layers * 2 * config.kv_heads * config.head_dim.next_multiple_of(16) * 4;
     let kv_blocks = (settings.kv_cache_bytes / (token_bytes * ATTENTION_TILE)).max(1);
     let wanted = match settings.context_max {
         0 => config.max_positions,
@@ -157,5 +158,7 @@ pub(crate) fn limits(settings: &Settings, dir: &ModelDir) -> tinsmith_engine::Co
 
 fn default_name(dir: &Path) -> String {
     let canonical = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    canonical.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    canonical
+        .file_name()
+        .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

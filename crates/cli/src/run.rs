@@ -40,9 +40,9 @@ pub(crate) async fn start(settings: &Settings) -> Result<Running> {
     let address = address(settings).await?;
     let files = host::raise_file_limit();
     let connections_max = usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {address}: is another server running? give --port 0"))?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("listen on {address}: is another server running? give --port 0")
+    })?;
     let address = listener.local_addr().context("read the port")?;
 
     let clock: Arc<dyn Clock> = SystemClock::new();

@@ -53,11 +53,12 @@ impl Report {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let flags = vec![("models", (!arguments.models.is_empty()).then(|| arguments.models.join(",")))];
+    let flags =
+        vec![("models", (!arguments.models.is_empty()).then(|| arguments.models.join(",")))];
     let settings = Settings::new(&Values::load(&flags, arguments.config.as_deref())?)?;
     let mut report = Report::default();
     check_device(&settings, &mut report);
-    check_memory(&mut report);
+    check_memory(&report);
     check_disk(&settings.data_dir, &mut report);
     check_port(&settings, &mut report);
     match models::offers(&settings) {
@@ -66,7 +67,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 check_model(&settings, &offer, &mut report);
             }
         }
-        Err(error) => report.problem("models", &format!("{error:#}"), "name a directory in Hugging Face format"),
+        Err(error) => report.problem(
+            "models",
+            &format!("{error:#}"),
+            "name a directory in Hugging Face format",
+        ),
     }
     if report.problems > 0 {
         bail!("find this machine ready: {} of the lines above are bad", report.problems);
@@ -76,13 +81,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn check_device(settings: &Settings, report: &mut Report) {
     match device::open(settings) {
-        Ok(device) => report.good("kernels", &device.describe()),
+        Ok(device) => report.good("kernels", &device.describe().to_string()),
         Err(error) => report.problem("kernels", &format!("{error:#}"), "use --kernels auto"),
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn check_memory(report: &mut Report) {
+fn check_memory(report: &Report) {
     match host::memory() {
         Some(memory) => {
             let total = memory.total as f64 / GIBIBYTE;
@@ -98,7 +103,11 @@ fn check_disk(data_dir: &Path, report: &mut Report) {
     if let Some((kind, point)) = host::file_system(data_dir) {
         if matches!(kind.as_str(), "nfs" | "nfs4" | "cifs" | "smb3" | "9p" | "fuse.sshfs") {
             let found = format!("{point} is a network file system ({kind})");
-            report.problem(&what, &found, "give --data-dir on a local disk: SQLite's locks need one");
+            report.problem(
+                &what,
+                &found,
+                "give --data-dir on a local disk: SQLite's locks need one",
+            );
         } else {
             report.good("file system", &format!("{kind} at {point}"));
         }
@@ -109,9 +118,15 @@ fn check_disk(data_dir: &Path, report: &mut Report) {
         }
         Ok(time) => {
             let found = format!("one fsync takes {} ms", time.as_millis());
-            report.problem(&what, &found, "give --data-dir on a faster disk: training requests wait for it");
+            report.problem(
+                &what,
+                &found,
+                "give --data-dir on a faster disk: training requests wait for it",
+            );
         }
-        Err(error) => report.problem(&what, &format!("{error:#}"), "give --data-dir where you may write"),
+        Err(error) => {
+            report.problem(&what, &format!("{error:#}"), "give --data-dir where you may write");
+        }
     }
 }
 
@@ -149,7 +164,11 @@ fn check_model(settings: &Settings, offer: &models::Offer, report: &mut Report) 
     let dir = match ModelDir::open(&offer.dir) {
         Ok(dir) => dir,
         Err(error) => {
-            return report.problem(&what, &format!("{error:#}"), "see the message: it names the file");
+            return report.problem(
+                &what,
+                &format!("{error:#}"),
+                "see the message: it names the file",
+            );
         }
     };
     let limits = models::limits(settings, &dir);

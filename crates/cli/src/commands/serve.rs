@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// auto or f32.
     #[arg(long)]
     dtype: Option<String>,
-    /// auto, or a kernel set with a path if wanted, such as f32:avx2.
+    /// auto, or a kernel set with its path: f32:portable, f32:avx2, f32:avx512.
     #[arg(long)]
     kernels: Option<String>,
     /// Threads that compute; 0: one for each physical core.
@@ -107,6 +107,8 @@ fn greeting(settings: &Settings, running: &run::Running) -> Vec<String> {
         "to use it from the official Python SDK:".to_owned(),
         "  pip install 'tinker[torch]'".to_owned(),
         format!("  export TINKER_BASE_URL={url} TINKER_API_KEY=tml-local"),
-        format!("  python -c \"import tinker; print(tinker.ServiceClient().create_sampling_client(base_model='{model}'))\""),
+        format!(
+            "  python -c \"import tinker; print(tinker.ServiceClient().create_sampling_client(base_model='{model}'))\""
+        ),
     ]
 }
