@@ -27,7 +27,7 @@ CASES = [
     ("NaN", dict(inputs={**GOOD, "weights": [1.0, float("nan"), 1.0]}), "weights[1]"),
     ("no targets", dict(inputs={"weights": [1.0, 1.0, 1.0]}), "target_tokens"),
     ("no advantages", dict(inputs=GOOD, loss="importance_sampling"), "importance_sampling"),
-    ("empty input", dict(inputs={"target_tokens": [], "weights": []}, tokens=()), "empty"),
+    ("empty input", dict(inputs={"target_tokens": [], "weights": []}, tokens=()), "no tokens"),
     ("context", dict(inputs={"target_tokens": [1] * 5000, "weights": [1.0] * 5000}, tokens=[1] * 5000), "5000"),
 ]
 
@@ -92,7 +92,7 @@ def test_sampling_limits(service):
     assert "temperature" in user_error(draw(temperature=-1.0))
     assert "top_p" in user_error(draw(top_p=0.0))
     assert "num_samples" in user_error(draw(number=0))
-    assert "empty" in user_error(draw(prompt=()))
+    assert "prompt" in user_error(draw(prompt=()))
     assert "1000000" in user_error(draw(prompt=(1, 10**6)))
     assert len(result(draw()()).sequences[0].tokens) <= 4
 

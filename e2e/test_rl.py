@@ -6,15 +6,14 @@ from tinker import types
 GROUP = 16
 
 
-def reward(tokens, wanted):
-    """The share of an answer's tokens that are the wanted one."""
-    return sum(token == wanted for token in tokens) / max(len(tokens), 1)
+def reward(tokens):
+    """The share of an answer's tokens with an "o" in them."""
+    return sum("o" in tokenizer().decode([token]) for token in tokens) / len(tokens)
 
 
 def test_reward_rises(service):
     training = service.create_lora_training_client(base_model="nano", rank=8, seed=4)
     prompt = question("Tell me a story.")
-    wanted = tokenizer().encode("a", add_special_tokens=False)[0]
     params = types.SamplingParams(max_tokens=8, temperature=1.0, stop=[])
     means = []
     for step in range(14):
@@ -25,7 +24,7 @@ def test_reward_rises(service):
         data, rewards = [], []
         for group in groups:
             sequences = result(group).sequences
-            scores = [reward(sequence.tokens, wanted) for sequence in sequences]
+            scores = [reward(sequence.tokens) for sequence in sequences]
             mean = sum(scores) / len(scores)
             rewards += scores
             for sequence, score in zip(sequences, scores):

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+import tinker
 from conftest import NANO
 from helpers import answer, datum, logprobs, question, result
 from tinker import types
@@ -39,7 +40,7 @@ def test_resumed_run_is_bit_equal(server, undisturbed):
     training = service.create_lora_training_client(base_model="nano", rank=8, seed=7)
     assert train(training, 4) == undisturbed[:4]
     path = result(training.save_state("half")).path
-    service.close()
+    service.close("success")
     with server.service() as service:
         resumed = service.create_training_client_from_state_with_optimizer(path)
         assert train(resumed, 4) == undisturbed[4:]
@@ -61,7 +62,7 @@ def test_pending_gradients_belong_to_a_run_and_not_to_its_checkpoint(service):
     assert logprobs(result(resumed.forward(data(), "cross_entropy"))) == before
 
 
-def test_named_sampler_weights_and_listing(service):
+def test_named_sampler_weights_and_listing(server, service):
     training = service.create_lora_training_client(base_model="nano", rank=8, seed=7)
     train(training, 2)
     path = result(training.save_weights_for_sampler("final")).path
@@ -70,7 +71,7 @@ def test_named_sampler_weights_and_listing(service):
     unnamed = training.save_weights_and_get_sampling_client()
     prompt = question("Tell me a story.")
     assert answer(named, prompt) == answer(unnamed, prompt)
-    rest = service.create_rest_client()
+    rest = tinker.RestClient(base_url=server.url, api_key="tml-e2e")
     run = path.removeprefix("tinker://").split("/")[0]
     listed = result(rest.list_checkpoints(run)).checkpoints
     assert sorted(checkpoint.checkpoint_id for checkpoint in listed) == [
@@ -104,7 +105,7 @@ def test_kill_9_in_the_middle(start, undisturbed):
     assert steps == undisturbed
     # The run goes on after the last kill too, on weights and moments that survived it.
     assert logprobs(result(training.forward(data(), "cross_entropy"))) != steps[-1]
-    service.close()
+    service.close("success")
 
 
 def test_graceful_stop_leaves_nothing_to_lose(start, undisturbed):
@@ -118,4 +119,4 @@ def test_graceful_stop_leaves_nothing_to_lose(start, undisturbed):
     server.start()
     training.optim_step(PARAMS)
     assert train(training, 3) == undisturbed[5:]
-    service.close()
+    service.close("success")

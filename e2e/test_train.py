@@ -123,9 +123,9 @@ def test_two_tenants_of_the_engine_do_not_touch_each_other(server):
     for which in range(2):
         service, training = client(which)
         alone.append(list(steps(training, which)))
-        service.close()
+        service.close("success")
     services, trainings = zip(*(client(which) for which in range(2)))
     together = list(zip(*(steps(training, which) for which, training in enumerate(trainings))))
     for service in services:
-        service.close()
+        service.close("success")
     assert [list(column) for column in zip(*together)] == alone

@@ -43,6 +43,10 @@ pub const UNKNOWN_FIELDS_MAX: usize = 32;
 /// );
 /// ```
 pub fn read<T: Request>(body: &[u8]) -> Result<Read<T>, Error> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        let message = "a request is a JSON object".to_owned();
+        return Err(Error::Json { at: String::new(), message });
+    }
     let mut unknown_fields = Vec::new();
     let mut mistaken = None;
     let mut note = |path: serde_ignored::Path<'_>| {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::datum::Datum;
-use crate::defaults::{beta1, beta2, eps, learning_rate, null_as_default, rank, yes};
+use crate::defaults::{beta1, beta2, eps, learning_rate, null_as_default, null_as_nan, rank, yes};
 use crate::ids::{ModelId, SeqId, SessionId};
 use crate::json::Request;
 use crate::proto::{self, loss_config_value};
@@ -411,22 +411,22 @@ impl Request for OptimStepRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct AdamParams {
     /// Default: 1e-4.
-    #[serde(default = "learning_rate::missing", deserialize_with = "learning_rate::deserialize")]
+    #[serde(default = "learning_rate::missing", deserialize_with = "null_as_nan")]
     pub learning_rate: f64,
     /// Default: 0.9.
-    #[serde(default = "beta1::missing", deserialize_with = "beta1::deserialize")]
+    #[serde(default = "beta1::missing", deserialize_with = "null_as_nan")]
     pub beta1: f64,
     /// Default: 0.95.
-    #[serde(default = "beta2::missing", deserialize_with = "beta2::deserialize")]
+    #[serde(default = "beta2::missing", deserialize_with = "null_as_nan")]
     pub beta2: f64,
     /// Default: 1e-12.
-    #[serde(default = "eps::missing", deserialize_with = "eps::deserialize")]
+    #[serde(default = "eps::missing", deserialize_with = "null_as_nan")]
     pub eps: f64,
     /// Decoupled from the gradient. Default: 0.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "null_as_nan")]
     pub weight_decay: f64,
     /// Global norm to clip to; 0 is off. Default: 0.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "null_as_nan")]
     pub grad_clip_norm: f64,
 }
 

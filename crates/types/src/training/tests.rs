@@ -42,8 +42,16 @@ fn adam_params_fill_in_defaults() {
         grad_clip_norm: 0.0,
     };
     check(json!({}), defaults);
-    check(json!({"beta1": null, "grad_clip_norm": null}), defaults);
     check(json!({"learning_rate": 1}), AdamParams { learning_rate: 1.0, ..defaults });
+}
+
+#[test]
+fn null_is_a_clients_nan() {
+    let params = json!({"learning_rate": null, "grad_clip_norm": null});
+    let request: OptimStepRequest = read(&json!({"model_id": "m", "adam_params": params}));
+    let params = request.adam_params.unwrap();
+    assert!(params.learning_rate.is_nan() && params.grad_clip_norm.is_nan());
+    assert!(!params.beta1.is_nan());
 }
 
 #[test]
