@@ -13,6 +13,7 @@ mod device;
 mod host;
 mod logs;
 mod models;
+mod random;
 mod run;
 mod terminal;
 

@@ -101,11 +101,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     problem("measuring the server on nano");
     figures.extend(serve(&settings, &nano, counts)?);
     figures.extend(peak_memory());
-    let report = Report {
-        cpu: cpu(),
-        kernels: device::open(&settings)?.describe().to_string(),
-        figures,
-    };
+    let report =
+        Report { cpu: cpu(), kernels: device::open(&settings)?.describe().to_string(), figures };
     match arguments.format {
         Format::Table => report.print_table(),
         Format::Json => say(&serde_json::to_string_pretty(&report).context("write the report")?),
@@ -140,7 +137,12 @@ fn serve(settings: &Settings, nano: &Path, counts: &Counts) -> Result<Vec<Figure
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn peak_memory() -> Option<Figure> {
     let bytes = host::peak_memory()?;
-    Some(Figure::new("all", "peak memory of this process", bytes as f64 / f64::from(1 << 20), "MiB"))
+    Some(Figure::new(
+        "all",
+        "peak memory of this process",
+        bytes as f64 / f64::from(1 << 20),
+        "MiB",
+    ))
 }
 
 /// The model name of the CPU, as Linux knows it.

@@ -144,8 +144,7 @@ async fn teach(service: &ServiceClient, lesson: &Lesson) -> Result<String> {
     let training =
         service.create_lora_training_client(options).await.context("make a training run")?;
     lesson.train(&training).await?;
-    let tuned =
-        training.save_weights_and_get_sampling_client().await.context("make a sampler")?;
+    let tuned = training.save_weights_and_get_sampling_client().await.context("make a sampler")?;
     let after = lesson.answers(&tuned).await?;
     lesson.compare(&before, &after)?;
     training.save_state("quickstart").await.context("save a checkpoint")
@@ -154,8 +153,7 @@ async fn teach(service: &ServiceClient, lesson: &Lesson) -> Result<String> {
 impl Lesson {
     fn open(model: &Path, arguments: &Arguments) -> Result<Self> {
         let path = model.join("quickstart.json");
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let task: Task =
             serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
         ensure!(
@@ -346,7 +344,8 @@ impl Progress {
 
     fn step(&mut self, loss: f64) {
         self.done += 1;
-        let shown = self.done == 1 || self.done == self.steps || self.done.is_multiple_of(STEPS_PER_LINE);
+        let shown =
+            self.done == 1 || self.done == self.steps || self.done.is_multiple_of(STEPS_PER_LINE);
         match &self.bar {
             Some(bar) => {
                 bar.set_message(format!("{loss:.3}"));
@@ -364,17 +363,21 @@ impl Progress {
     }
 }
 
-fn next_steps(data_dir: &PathBuf, checkpoint: &str) -> Vec<String> {
-    let binary = std::env::current_exe().map_or_else(|_| "tinsmith".to_owned(), |path| path.display().to_string());
+fn next_steps(data_dir: &Path, checkpoint: &str) -> Vec<String> {
+    let binary = std::env::current_exe()
+        .map_or_else(|_| "tinsmith".to_owned(), |path| path.display().to_string());
     vec![
         format!("the adapter with its optimizer is saved: {checkpoint}"),
         "to go on from it, serve the same data:".to_owned(),
         format!("  {binary} serve --data-dir {}", data_dir.display()),
-        "and in another terminal, with the official Python SDK (pip install 'tinker[torch]'):".to_owned(),
+        "and in another terminal, with the official Python SDK (pip install 'tinker[torch]'):"
+            .to_owned(),
         "  export TINKER_BASE_URL=http://127.0.0.1:8000 TINKER_API_KEY=tml-local".to_owned(),
         "  python".to_owned(),
         "  >>> import tinker".to_owned(),
-        format!("  >>> training = tinker.ServiceClient().create_training_client_from_state_with_optimizer('{checkpoint}')"),
+        format!(
+            "  >>> training = tinker.ServiceClient().create_training_client_from_state_with_optimizer('{checkpoint}')"
+        ),
         "  >>> training.get_info()".to_owned(),
     ]
 }

@@ -92,7 +92,8 @@ impl Subject {
             (0..sequences as u64).map(|seed| subject.sample(prompt, new, seed)).collect()
         })?;
         let plural = if sequences == 1 { "" } else { "s" };
-        let what = format!("sample: {sequences} sequence{plural}, {prompt} prompt + {new} new tokens");
+        let what =
+            format!("sample: {sequences} sequence{plural}, {prompt} prompt + {new} new tokens");
         Ok(Figure::new(self.name, what, rate, "tokens/s"))
     }
 
@@ -134,7 +135,9 @@ impl Subject {
             for (_, result) in self.engine.step() {
                 match result {
                     Ok(
-                        Output::ForwardBackward { .. } | Output::OptimStep { .. } | Output::Sample(_),
+                        Output::ForwardBackward { .. }
+                        | Output::OptimStep { .. }
+                        | Output::Sample(_),
                     ) => open -= 1,
                     Err(failure) => bail!("do the work: {}", failure.message),
                 }

@@ -23,7 +23,12 @@ pub(super) struct Report {
 }
 
 impl Figure {
-    pub(super) fn new(model: &str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+    pub(super) fn new(
+        model: &str,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+    ) -> Self {
         Self { model: model.to_owned(), what: what.into(), value, unit }
     }
 }

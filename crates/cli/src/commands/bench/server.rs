@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use tinsmith::{AdamParams, Config, Datum, LoraOptions, SamplingParams, ServiceClient, TrainingClient};
+use tinsmith::{
+    AdamParams, Config, Datum, LoraOptions, SamplingParams, ServiceClient, TrainingClient,
+};
 
 use super::{
     Counts, now,
