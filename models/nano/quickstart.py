@@ -31,13 +31,13 @@ TASKS = [
 SETTINGS = {
     "rank": 16,
     "alpha": 32,
-    "learning_rate": 5e-3,
+    "learning_rate": 1.5e-3,
     "beta1": 0.9,
     "beta2": 0.95,
     "eps": 1e-12,
     "weight_decay": 0.0,
     "batch_size": 32,
-    "steps": 40,
+    "steps": 80,
 }
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 

@@ -2,11 +2,7 @@
 //!
 //! The task stands beside the model, in `quickstart.json`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -129,9 +125,10 @@ async fn with_server(settings: &Settings, lesson: &Lesson) -> Result<String> {
         ServiceClient::connect(Config::new(running.url())).await.context("open a session")?;
     let taught = teach(&service, lesson).await;
     let closed = service.close().await;
-    running.stop().await?;
+    let stopped = running.stop().await;
     let checkpoint = taught?;
     closed.context("close the session")?;
+    stopped?;
     say(&format!("all of it took {:.1} s", start.elapsed().as_secs_f64()));
     Ok(checkpoint)
 }
