@@ -7,14 +7,14 @@ use anyhow::Result;
 use crate::run::run as exec;
 
 /// Runs `tinsmith bench` from a release build, with `arguments` handed on.
-pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let mut line = vec!["run", "--release", "--locked", "--quiet", "--", "bench"];
     line.extend(arguments.iter().map(String::as_str));
     exec(root, "cargo", &line)
 }
 
 /// Every benchmark once, on the smallest sizes, so that none rots.
-pub fn smoke(root: &Path) -> Result<()> {
+pub(crate) fn smoke(root: &Path) -> Result<()> {
     exec(
         root,
         "cargo",

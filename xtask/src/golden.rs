@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{python::GOLDEN, run::run as exec, say};
 
 /// Every `make.py` below a crate's `tests/golden` writes the files beside itself.
-pub fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path) -> Result<()> {
     let mut scripts = Vec::new();
     for entry in fs::read_dir(root.join("crates")).context("list the crates")? {
         let golden = entry.context("list the crates")?.path().join("tests/golden");

@@ -13,28 +13,29 @@ use crate::{
 };
 
 /// The official SDK that the end-to-end tests drive.
-pub const E2E: Environment =
+pub(crate) const E2E: Environment =
     Environment { name: "e2e-0.38.0", packages: &["tinker[torch]==0.38.0", "pytest==9.0.1"] };
 
 /// The reference for golden numbers.
-pub const GOLDEN: Environment = Environment {
+pub(crate) const GOLDEN: Environment = Environment {
     name: "golden-1",
     packages: &["torch==2.15.0", "transformers==5.23.0", "peft==0.21.2", "numpy", "safetensors"],
 };
 
 /// The spelling checker, from a prebuilt wheel.
-pub const TYPOS: Environment = Environment { name: "typos-1.52.0", packages: &["typos==1.52.0"] };
+pub(crate) const TYPOS: Environment =
+    Environment { name: "typos-1.52.0", packages: &["typos==1.52.0"] };
 
 /// A virtual environment with pinned packages.
 #[derive(Debug)]
-pub struct Environment {
+pub(crate) struct Environment {
     name: &'static str,
     packages: &'static [&'static str],
 }
 
 impl Environment {
     /// Its folder, made on the first use.
-    pub fn ensure(&self, root: &Path) -> Result<PathBuf> {
+    pub(crate) fn ensure(&self, root: &Path) -> Result<PathBuf> {
         let folder = cache()?.join(format!("venv-{}", self.name));
         let complete = folder.join("complete");
         if complete.exists() {
@@ -57,7 +58,7 @@ impl Environment {
     }
 
     /// One of its programs.
-    pub fn program(&self, root: &Path, name: &str) -> Result<String> {
+    pub(crate) fn program(&self, root: &Path, name: &str) -> Result<String> {
         let path = self.ensure(root)?.join("bin").join(name);
         ensure!(path.exists(), "find {name} in {}", path.display());
         path.into_os_string().into_string().ok().context("read the cache folder's name as UTF-8")

@@ -12,7 +12,7 @@ use crate::say;
 const ROWS: usize = 314;
 
 /// Checks every row; prints how many are shown.
-pub fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path) -> Result<()> {
     let path = root.join("docs/requirements.md");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let mut seen = BTreeSet::new();

@@ -5,12 +5,12 @@ use std::{path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 /// Runs `program` with `arguments`; an exit code other than 0 is an error.
-pub fn run(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
+pub(crate) fn run(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
     run_with(root, program, arguments, &[])
 }
 
 /// The same with environment variables.
-pub fn run_with(
+pub(crate) fn run_with(
     root: &Path,
     program: &str,
     arguments: &[&str],
@@ -30,7 +30,7 @@ pub fn run_with(
 }
 
 /// What `program` prints, or `None` if it cannot be started or fails.
-pub fn output(root: &Path, program: &str, arguments: &[&str]) -> Option<String> {
+pub(crate) fn output(root: &Path, program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).current_dir(root).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -35,7 +35,7 @@ const STAGES: &[Stage] = &[
 ];
 
 /// The task: the stages named, or all; stops at the first that fails.
-pub fn run(root: &Path, names: &[String]) -> Result<()> {
+pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     for name in names {
         if !STAGES.iter().any(|(stage, _)| stage == name) {
             let known: Vec<_> = STAGES.iter().map(|(stage, _)| *stage).collect();

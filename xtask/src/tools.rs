@@ -11,23 +11,25 @@ use crate::{
 
 /// A cargo subcommand.
 #[derive(Debug)]
-pub struct Tool {
+pub(crate) struct Tool {
     /// `nextest` of `cargo nextest`.
-    pub command: &'static str,
+    pub(crate) command: &'static str,
     package: &'static str,
     version: &'static str,
 }
 
 /// Runs the tests.
-pub const NEXTEST: Tool = Tool { command: "nextest", package: "cargo-nextest", version: "0.9.143" };
+pub(crate) const NEXTEST: Tool =
+    Tool { command: "nextest", package: "cargo-nextest", version: "0.9.143" };
 /// Holds the arrows between crates, licences and sources.
-pub const DENY: Tool = Tool { command: "deny", package: "cargo-deny", version: "0.20.2" };
+pub(crate) const DENY: Tool = Tool { command: "deny", package: "cargo-deny", version: "0.20.2" };
 /// Finds dependencies that nothing uses.
-pub const MACHETE: Tool = Tool { command: "machete", package: "cargo-machete", version: "0.9.2" };
+pub(crate) const MACHETE: Tool =
+    Tool { command: "machete", package: "cargo-machete", version: "0.9.2" };
 
 impl Tool {
     /// Installs the tool if cargo does not know it; any version that is there will do.
-    pub fn ensure(&self, root: &Path) -> Result<()> {
+    pub(crate) fn ensure(&self, root: &Path) -> Result<()> {
         if output(root, "cargo", &[self.command, "--version"]).is_some() {
             return Ok(());
         }
