@@ -3,18 +3,22 @@
 //! A run's completions reach the disk in seq order, so that after a crash its journal is a completed head
 //! and a pending tail; a snapshot is named only after all that it holds was completed.
 
-use std::sync::mpsc;
+use std::{sync::mpsc, time::Duration};
 
 use bytes::Bytes;
 use tinsmith_store::{
-    Category, Completion, Effect, Failure, Manifest, NewCheckpoint, NewSamplingSession, Outcome,
-    SnapshotRecord, Store,
+    BlobId, Category, Completion, Effect, Error, Failure, Manifest, NewCheckpoint,
+    NewSamplingSession, Outcome, SnapshotRecord, Store,
 };
 use tinsmith_types::ids::{ModelId, RequestId, SeqId};
 use tokio::sync::mpsc as tokio_mpsc;
 
 /// Completions that share one commit.
 const BATCH_MAX: usize = 64;
+/// How long a full disk is left alone before the first retry; doubled with each one.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
+/// How long a full disk is left alone at most.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Work for the disk.
 #[derive(Debug)]
@@ -81,15 +85,66 @@ async fn finish(store: &Store, batch: &mut Vec<Completion>, item: Finish) {
     }
 }
 
+/// Returns once every completion is on disk, or the store has failed for good. What a passing fault of the
+/// disk kept back is sent again: its effect is in the engine, so that it must not stay pending.
 async fn complete(store: &Store, batch: &mut Vec<Completion>) {
-    if batch.is_empty() {
-        return;
-    }
-    for result in store.complete(std::mem::take(batch)).await {
-        if let Err(error) = result {
-            tracing::warn!(%error, "a request was not completed as the engine left it");
+    let mut left = std::mem::take(batch);
+    let mut wait = RETRY_WAIT_MIN;
+    while !left.is_empty() {
+        let results = store.complete(left.clone()).await;
+        let ended = left.into_iter().zip(results);
+        let mut faulty = false;
+        left = ended
+            .filter_map(|(completion, result)| {
+                let error = result.err()?;
+                faulty |= matches!(error, Error::Io(_));
+                retry(completion, &error)
+            })
+            .collect();
+        if faulty && !pause(store, &mut wait).await {
+            return;
         }
     }
+}
+
+/// What is sent instead of a completion that was not taken; `None`: nothing.
+fn retry(completion: Completion, error: &Error) -> Option<Completion> {
+    let id = &completion.request_id;
+    match error {
+        Error::Io(_) => {
+            tracing::warn!(request.id = %id, %error, "a result waits for the disk");
+            Some(completion)
+        }
+        Error::NameTaken { .. } | Error::Conflict { .. } => {
+            tracing::debug!(request.id = %id, %error, "a request's effect was refused");
+            None
+        }
+        Error::Fatal => {
+            tracing::error!(request.id = %id, %error, "a result is left to replay");
+            None
+        }
+        Error::NotFound { .. }
+        | Error::Finished
+        | Error::Full
+        | Error::Corrupted { .. }
+        | Error::Refused { .. } => {
+            if matches!(completion.outcome, Outcome::Failed(_)) {
+                tracing::debug!(request.id = %id, %error, "nobody knows a request that failed");
+                return None;
+            }
+            // Where the effect was at fault, the request waits still. Where the request itself is
+            // unknown, as a sample that was dropped, this one is refused too, and that is the end.
+            tracing::warn!(request.id = %id, %error, "a request's effect cannot be made visible");
+            Some(failed(completion.request_id, format!("could not keep the result: {error}")))
+        }
+    }
+}
+
+/// Leaves the disk alone for a while, longer each time; false if there is no use in a retry.
+async fn pause(store: &Store, wait: &mut Duration) -> bool {
+    tokio::time::sleep(*wait).await;
+    *wait = RETRY_WAIT_MAX.min(*wait * 2);
+    store.ready()
 }
 
 async fn stage(
@@ -98,7 +153,13 @@ async fn stage(
     completion: Completion,
     effect: StagedEffect,
 ) -> Completion {
-    match store.stage(files.manifest, files.files).await {
+    let staged = match &effect {
+        StagedEffect::Loaded(_) => stage_surely(store, files).await,
+        StagedEffect::Checkpoint(_) | StagedEffect::SamplingSession(_) => {
+            store.stage(files.manifest, files.files).await
+        }
+    };
+    match staged {
         Ok((blob, size_bytes)) => {
             let effect = match effect {
                 StagedEffect::Loaded(applied_seq) => {
@@ -114,6 +175,22 @@ async fn stage(
             Completion { effect, ..completion }
         }
         Err(error) => failed(completion.request_id, format!("could not save the files: {error}")),
+    }
+}
+
+/// Waits for a disk that is full: the engine holds the loaded state already, so that the load cannot fail.
+async fn stage_surely(store: &Store, files: Staged) -> tinsmith_store::Result<(BlobId, u64)> {
+    let mut wait = RETRY_WAIT_MIN;
+    loop {
+        match store.stage(files.manifest.clone(), files.files.clone()).await {
+            Err(error @ Error::Io(_)) => {
+                tracing::warn!(run.id = %files.manifest.model_id, %error, "a load waits for the disk");
+                if !pause(store, &mut wait).await {
+                    return Err(Error::Fatal);
+                }
+            }
+            staged => return staged,
+        }
     }
 }
 

@@ -84,7 +84,8 @@ pub(crate) fn start<B: Backend>(
         // Dropping the sender, also by a panic, tells that the thread has ended.
         let ended_sender = ended_sender;
         worker.run(&claims, &thread_stop, &thread_stats);
-        drop(worker);
+        // Lets go of the store before anybody is told.
+        drop((worker, claims));
         ended_sender.send_replace(true);
     })?;
     Ok(Handle { stop, stats, ended })
@@ -100,6 +101,11 @@ async fn claim(
     while !stop.load(Ordering::Acquire) {
         let claimed = match store.claim(claim_max, CLAIM_WAIT).await {
             Ok(claimed) => claimed,
+            Err(error @ tinsmith_store::Error::Io(_)) if store.ready() => {
+                tracing::warn!(%error, "cannot claim from the store for now");
+                tokio::time::sleep(CLAIM_WAIT).await;
+                continue;
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot claim from the store any more");
                 return;

@@ -40,10 +40,7 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: Item
     };
     match work {
         Ok(work) => worker.submit(id, item, work),
-        Err(failure) => {
-            worker.settle(id, &item, Err(failure));
-            true
-        }
+        Err(failure) => worker.refuse(id, item, failure),
     }
 }
 

@@ -23,6 +23,17 @@ pub(crate) const WHOLE: Parts = Parts { optimizer: true, gradient: true };
 /// LoRA's alpha, as on the hosted service.
 const ALPHA: u32 = 32;
 
+/// Why a request cannot be queued at its run.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Every run in memory has work: some has to rest first.
+    NoRoom,
+    /// Its base model is not served now, or the store has failed: it has to stay pending.
+    Pending,
+    /// It fails.
+    Failed(Failure),
+}
+
 /// What a snapshot holds beside the engine's files.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -33,17 +44,19 @@ struct RunFile {
 
 impl<B: Backend> Worker<B> {
     /// Makes sure that a run is in memory, with what it has to replay at the head of its queue.
-    ///
-    /// `Err(None)`: its base model is not served now, and its requests have to stay pending.
-    pub(crate) fn ensure_run(
-        &mut self,
-        tenant: &TenantId,
-        id: &ModelId,
-    ) -> Result<(), Option<Failure>> {
+    pub(crate) fn ensure_run(&mut self, tenant: &TenantId, id: &ModelId) -> Result<(), Refusal> {
         if self.runs.contains_key(id) {
             return Ok(());
         }
         self.spill_beyond(self.config.resident_runs_max.saturating_sub(1));
+        if self.runs.len() >= self.config.resident_runs_max && !self.runs.is_empty() {
+            return Err(Refusal::NoRoom);
+        }
+        // What the run did before it was spilled may still be on its way to the disk, and a journal that
+        // shows it as pending would not replay it.
+        if !self.flush() {
+            return Err(Refusal::Pending);
+        }
         let runtime = self.runtime.clone();
         let store = self.store.clone();
         let record = runtime.block_on(store.run(tenant, id)).map_err(|error| lost(&error))?;
@@ -55,7 +68,7 @@ impl<B: Backend> Worker<B> {
             runtime
                 .block_on(store.mark_run(tenant, id, None, Some(note)))
                 .map_err(|error| lost(&error))?;
-            return Err(None);
+            return Err(Refusal::Pending);
         };
         let run = self.load_run(id, record, model)?;
         self.count_queued(run.queue.len());
@@ -63,12 +76,7 @@ impl<B: Backend> Worker<B> {
         Ok(())
     }
 
-    fn load_run(
-        &mut self,
-        id: &ModelId,
-        record: RunRecord,
-        model: usize,
-    ) -> Result<Run, Option<Failure>> {
+    fn load_run(&mut self, id: &ModelId, record: RunRecord, model: usize) -> Result<Run, Refusal> {
         let runtime = self.runtime.clone();
         let store = self.store.clone();
         let key = RunKey(self.key());
@@ -76,15 +84,18 @@ impl<B: Backend> Worker<B> {
         let mut applied = SeqId(-1);
         let mut failed = 0;
         let mut kernel_set = record.kernel_set.clone();
-        if let Some(snapshot) =
-            runtime.block_on(store.snapshot(id)).map_err(|error| lost(&error))?
+        // A corrupted run only answers that it is.
+        if record.corrupted.is_none()
+            && let Some(snapshot) =
+                runtime.block_on(store.snapshot(id)).map_err(|error| lost(&error))?
         {
             let (manifest, files) =
                 runtime.block_on(store.blob(&snapshot.blob)).map_err(|error| lost(&error))?;
-            failed = run_file(&files).map_err(|error| Some(server_failure(error)))?.failed;
+            failed =
+                run_file(&files).map_err(|error| Refusal::Failed(server_failure(error)))?.failed;
             engine
                 .restore_run(key, &plain(files), WHOLE)
-                .map_err(|error| Some(engine_failure(&error)))?;
+                .map_err(|error| Refusal::Failed(engine_failure(&error)))?;
             applied = snapshot.applied_seq;
             kernel_set = manifest.kernel_set;
         }
@@ -107,16 +118,23 @@ impl<B: Backend> Worker<B> {
             applied,
             seen: applied,
             failed,
+            failed_applied: failed,
             unsaved: Unsaved::default(),
             compared,
             used_at: self.clock.monotonic(),
         };
-        self.queue_replay(id, &mut run)?;
+        if run.record.corrupted.is_none()
+            && let Err(refusal) = self.queue_replay(id, &mut run)
+        {
+            // Nothing points at what the snapshot brought into the engine.
+            self.models[model].engine.drop_run(key);
+            return Err(refusal);
+        }
         Ok(run)
     }
 
     /// Queues what was completed after the snapshot.
-    fn queue_replay(&self, id: &ModelId, run: &mut Run) -> Result<(), Option<Failure>> {
+    fn queue_replay(&self, id: &ModelId, run: &mut Run) -> Result<(), Refusal> {
         let journal = self
             .runtime
             .block_on(self.store.journal(id, run.applied))
@@ -133,14 +151,15 @@ impl<B: Backend> Worker<B> {
             }
             let request =
                 QueuedRequest::decode(entry.kind.name(), &entry.body).map_err(|error| {
-                    Some(server_failure(format!("could not read the journal: {error}")))
+                    let message = format!("could not read the journal: {error}");
+                    Refusal::Failed(server_failure(message))
                 })?;
             run.queue.push_back(Item {
                 seq_id: entry.seq_id,
                 kind: entry.kind,
                 body: entry.body,
                 request,
-                purpose: Purpose::Replay(digest),
+                purpose: Purpose::Replay { digest, failed: run.failed },
             });
         }
         if !run.queue.is_empty() {
@@ -185,6 +204,7 @@ impl<B: Backend> Worker<B> {
             )),
             None => None,
         };
+        self.make_sampler_room();
         let key = SamplerKey(self.key());
         self.models[model]
             .engine
@@ -193,17 +213,27 @@ impl<B: Backend> Worker<B> {
         Ok(self.keep_sampler(id.clone(), key, model))
     }
 
-    /// Takes note of a sampler that an engine holds; makes room for it first.
+    /// Whether a sampler of that name was made before.
+    pub(crate) fn knows_sampler(&mut self, tenant: &TenantId, id: &SamplingSessionId) -> bool {
+        self.samplers.get_mut(id).is_some()
+            || self.runtime.block_on(self.store.sampling_session(tenant, id)).is_ok()
+    }
+
+    /// Drops samplers that rest, until one more has room.
+    pub(crate) fn make_sampler_room(&mut self) {
+        while self.samplers.len() >= self.config.resident_samplers_max {
+            let Some(evicted) = self.samplers.evict() else { break };
+            self.models[evicted.model].engine.drop_sampler(evicted.key);
+        }
+    }
+
+    /// Takes note of a sampler that an engine holds.
     pub(crate) fn keep_sampler(
         &mut self,
         id: SamplingSessionId,
         key: SamplerKey,
         model: usize,
     ) -> Sampler {
-        while self.samplers.len() >= self.config.resident_samplers_max {
-            let Some(evicted) = self.samplers.evict() else { break };
-            self.models[evicted.model].engine.drop_sampler(evicted.key);
-        }
         let sampler = Sampler { key, model, in_flight: 0, used_at: self.clock.monotonic() };
         self.samplers.insert(id, sampler);
         sampler
@@ -213,7 +243,7 @@ impl<B: Backend> Worker<B> {
     pub(crate) fn is_snapshot_due(&self, id: &ModelId) -> bool {
         let Some(run) = self.runs.get(id) else { return false };
         let replays =
-            run.queue.front().is_some_and(|item| matches!(item.purpose, Purpose::Replay(_)));
+            run.queue.front().is_some_and(|item| matches!(item.purpose, Purpose::Replay { .. }));
         let work_max = if replays {
             self.config.snapshot_after_replay
         } else {
@@ -258,6 +288,8 @@ impl<B: Backend> Worker<B> {
             }
             Err(failure) => {
                 tracing::error!(run.id = %id, error = failure.message, "could not export a run");
+                // Its journal brings it back; only more work is a reason to try again.
+                self.saved(id);
             }
         }
     }
@@ -285,7 +317,7 @@ impl<B: Backend> Worker<B> {
     pub(crate) fn state(&mut self, id: &ModelId) -> Result<Staged, Failure> {
         let mut staged = self.export(id, WHOLE)?;
         let run = self.runs.get(id).ok_or_else(|| server_failure("the run is gone".to_owned()))?;
-        let file = serde_json::to_vec(&RunFile { failed: run.failed })
+        let file = serde_json::to_vec(&RunFile { failed: run.failed_applied })
             .map_err(|error| server_failure(error.to_string()))?;
         staged.files.push((RUN_FILE.to_owned(), Bytes::from(file)));
         Ok(staged)
@@ -322,8 +354,11 @@ impl<B: Backend> Worker<B> {
             let idle = self.runs.iter().filter(|(_, run)| run.is_idle());
             let Some((id, _)) = idle.min_by_key(|(_, run)| run.used_at) else { return };
             let id = id.clone();
-            if self.runs.get(&id).is_some_and(is_savable) && self.snapshot_now(&id).is_err() {
-                return;
+            if self.runs.get(&id).is_some_and(is_savable)
+                && let Err(failure) = self.snapshot_now(&id)
+            {
+                let error = failure.message;
+                tracing::warn!(run.id = %id, error, "spilled without a snapshot, to be replayed");
             }
             self.forget(&id);
         }
@@ -338,9 +373,12 @@ impl<B: Backend> Worker<B> {
 
     /// Marks a run that its journal does not lead back to; it is never silently continued.
     pub(crate) fn corrupt(&mut self, id: &ModelId, reason: String) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        if run.record.corrupted.is_some() {
+            return;
+        }
         tracing::error!(run.id = %id, reason, "a run is corrupted");
         self.stats.corrupted_runs += 1;
-        let Some(run) = self.runs.get_mut(id) else { return };
         run.record.corrupted = Some(reason.clone());
         let tenant = run.record.tenant.clone();
         let marked = self.store.mark_run(&tenant, id, Some(reason), None);
@@ -374,8 +412,12 @@ pub(crate) fn lora_spec(record: &LoraRecord) -> LoraSpec {
     }
 }
 
-fn lost(error: &tinsmith_store::Error) -> Option<Failure> {
-    Some(server_failure(error.to_string()))
+/// A store that has failed for good leaves the request as it is.
+fn lost(error: &tinsmith_store::Error) -> Refusal {
+    if matches!(error, tinsmith_store::Error::Fatal) {
+        return Refusal::Pending;
+    }
+    Refusal::Failed(server_failure(error.to_string()))
 }
 
 fn run_file(files: &BTreeMap<String, Bytes>) -> Result<RunFile, String> {

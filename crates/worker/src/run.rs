@@ -26,10 +26,12 @@ pub(crate) struct Run {
     pub(crate) in_flight: usize,
     /// The last request whose effect the engine holds.
     pub(crate) applied: SeqId,
-    /// The last request that was seen, with effect or not; an id left out was refused at the door.
+    /// The last request that ended, with effect or not; an id left out was refused at the door.
     pub(crate) seen: SeqId,
-    /// Requests that failed since the last optimizer step.
+    /// Requests that failed since the last optimizer step, up to `seen`.
     pub(crate) failed: u64,
+    /// The same up to `applied`, which lags behind during a replay: what a snapshot holds.
+    pub(crate) failed_applied: u64,
     /// What a replay would repeat.
     pub(crate) unsaved: Unsaved,
     /// Whether its results are compared with the journal's: not across kernel sets.
@@ -61,8 +63,13 @@ pub(crate) struct Item {
 pub(crate) enum Purpose {
     /// Somebody waits for its result.
     Live(RequestId),
-    /// It was completed before a crash; its result had this digest.
-    Replay(Option<Digest>),
+    /// It was completed before a crash.
+    Replay {
+        /// Of its result then.
+        digest: Option<Digest>,
+        /// Requests that had failed since the last optimizer step when it ended.
+        failed: u64,
+    },
 }
 
 impl Run {
@@ -81,8 +88,8 @@ impl Run {
         }
     }
 
-    /// Takes note of a request's number before it runs. Numbers come in order; one that is left out
-    /// belongs to a request that failed before it reached the worker.
+    /// Takes note of a request's number when it ends, before its result is made. Numbers come in order; one
+    /// that is left out belongs to a request that failed before it reached the worker.
     pub(crate) fn see(&mut self, seq_id: SeqId) {
         let skipped = seq_id.0 - self.seen.0 - 1;
         self.failed += u64::try_from(skipped).unwrap_or(0);

@@ -26,6 +26,7 @@ use crate::{
     Config, Model, Stats,
     finisher::Finish,
     handlers,
+    residency::Refusal,
     run::{Item, Purpose, Run, is_pipelined},
     samplers::Samplers,
 };
@@ -49,6 +50,8 @@ pub(crate) struct Worker<B: Backend> {
     in_flight: BTreeMap<Ticket, InFlight>,
     /// Samples that found their engine full.
     deferred: VecDeque<Sample>,
+    /// A request whose run found no room in memory. Nothing is taken until it has.
+    blocked: Option<Claimed>,
     /// Requests in the queues of all runs.
     queued: usize,
     next_key: u64,
@@ -90,6 +93,7 @@ impl<B: Backend> Worker<B> {
             stats: Stats::default(),
             in_flight: BTreeMap::new(),
             deferred: VecDeque::new(),
+            blocked: None,
             queued: 0,
             next_key: 0,
             cared_at: Duration::ZERO,
@@ -114,6 +118,7 @@ impl<B: Backend> Worker<B> {
             self.care(stats);
         }
         self.wind_down();
+        self.publish(stats);
     }
 
     /// A number that nothing else has: runs, samplers and tickets share the count.
@@ -124,14 +129,19 @@ impl<B: Backend> Worker<B> {
 
     /// Takes what was claimed; waits a little if there is nothing else to do. False: the end.
     fn take(&mut self, claims: &Receiver<Claimed>) -> bool {
-        if self.is_idle() {
+        if let Some(claimed) = self.blocked.take() {
+            self.enqueue(claimed);
+        } else if self.is_idle() {
             match claims.recv_timeout(IDLE_WAIT) {
                 Ok(claimed) => self.enqueue(claimed),
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
-        while self.deferred.is_empty() && self.queued < self.config.claim_max {
+        while self.blocked.is_none()
+            && self.deferred.is_empty()
+            && self.queued < self.config.claim_max
+        {
             let Ok(claimed) = claims.try_recv() else { break };
             self.enqueue(claimed);
         }
@@ -153,11 +163,16 @@ impl<B: Backend> Worker<B> {
         };
         match claimed.target {
             Target::Run(id, seq_id) => {
-                if let Err(failure) = self.ensure_run(&claimed.tenant, &id) {
-                    match failure {
-                        Some(failure) => self.complete_failed(claimed.request_id, failure),
-                        // Its base model is not served now: it stays pending for a start that has it.
-                        None => tracing::warn!(run.id = %id, "a request stays pending"),
+                if let Err(refusal) = self.ensure_run(&claimed.tenant, &id) {
+                    match refusal {
+                        Refusal::NoRoom => {
+                            let target = Target::Run(id, seq_id);
+                            self.blocked = Some(Claimed { target, ..claimed });
+                        }
+                        Refusal::Pending => tracing::warn!(run.id = %id, "a request stays pending"),
+                        Refusal::Failed(failure) => {
+                            self.complete_failed(claimed.request_id, failure);
+                        }
                     }
                     return;
                 }
@@ -227,17 +242,24 @@ impl<B: Backend> Worker<B> {
         }
         let Some(item) = run.queue.pop_front() else { return false };
         self.queued -= 1;
-        if matches!(item.purpose, Purpose::Live(_)) {
-            run.see(item.seq_id);
-        }
         run.used_at = self.clock.monotonic();
         let corrupted = run.record.corrupted.clone();
         if let Some(reason) = corrupted {
-            let failure = server_failure(format!("the training run is corrupted: {reason}"));
-            self.settle(id, &item, Err(failure));
-            return true;
+            return self.refuse(id, item, corrupted_failure(&reason));
         }
         handlers::start(self, id, item)
+    }
+
+    /// Fails a request that cannot start, once those before it have ended. False: it waits for them.
+    pub(crate) fn refuse(&mut self, id: &ModelId, item: Item, failure: Failure) -> bool {
+        let Some(run) = self.runs.get_mut(id) else { return false };
+        if run.in_flight > 0 {
+            run.queue.push_front(item);
+            self.queued += 1;
+            return false;
+        }
+        self.settle(id, &item, Err(failure));
+        true
     }
 
     /// Hands one of a run's requests to its engine. False: the engine is full, the request waits.
@@ -254,7 +276,7 @@ impl<B: Backend> Worker<B> {
                 self.queued += 1;
                 return false;
             }
-            Err(error) => self.settle(id, &item, Err(engine_failure(&error))),
+            Err(error) => return self.refuse(id, item, engine_failure(&error)),
         }
         true
     }
@@ -311,7 +333,17 @@ impl<B: Backend> Worker<B> {
                 if let Some(run) = self.runs.get_mut(&id) {
                     run.in_flight -= 1;
                 }
-                let result = outcome.map(|output| handlers::result(self, &id, output));
+                if let Some(run) = self.runs.get_mut(&id)
+                    && matches!(item.purpose, Purpose::Live(_))
+                {
+                    run.see(item.seq_id);
+                }
+                let corrupted = self.runs.get(&id).and_then(|run| run.record.corrupted.clone());
+                let result = match (corrupted, &item.purpose) {
+                    // It was behind the replayed request that gave another result.
+                    (Some(reason), Purpose::Live(_)) => Err(corrupted_failure(&reason)),
+                    (_, _) => outcome.map(|output| handlers::result(self, &id, output)),
+                };
                 self.settle(&id, &item, result);
             }
             Some(InFlight::Sample(id, request_id)) => {
@@ -345,7 +377,7 @@ impl<B: Backend> Worker<B> {
             (Purpose::Live(request_id), Err(failure)) => {
                 self.complete_failed(request_id.clone(), failure);
             }
-            (Purpose::Replay(expected), Ok((_, digest))) => {
+            (Purpose::Replay { digest: expected, .. }, Ok((_, digest))) => {
                 self.stats.replayed_requests += 1;
                 let compared = self.runs.get(id).is_some_and(|run| run.compared);
                 if compared && expected.is_some() && *expected != digest {
@@ -354,7 +386,7 @@ impl<B: Backend> Worker<B> {
                     self.corrupt(id, reason);
                 }
             }
-            (Purpose::Replay(_), Err(failure)) => {
+            (Purpose::Replay { .. }, Err(failure)) => {
                 let message = failure.message;
                 let reason = format!("request {} failed when replayed: {message}", item.seq_id);
                 self.corrupt(id, reason);
@@ -369,14 +401,17 @@ impl<B: Backend> Worker<B> {
         run.unsaved.requests += 1;
         run.unsaved.bytes += item.body.len() as u64;
         run.used_at = self.clock.monotonic();
-        if matches!(item.purpose, Purpose::Replay(_)) {
+        if let Purpose::Replay { failed, .. } = item.purpose {
+            run.failed_applied = failed;
             return;
         }
+        run.see(item.seq_id);
         if !well {
             run.failed += 1;
         } else if item.kind == RequestKind::OptimStep {
             run.failed = 0;
         }
+        run.failed_applied = run.failed;
     }
 
     pub(crate) fn complete(&self, request_id: RequestId, outcome: Outcome, digest: Option<Digest>) {
@@ -410,6 +445,10 @@ impl<B: Backend> Worker<B> {
         self.cared_at = now;
         self.snapshot_resting();
         self.spill_beyond(self.config.resident_runs_max);
+        self.publish(stats);
+    }
+
+    fn publish(&mut self, stats: &Mutex<Stats>) {
         self.stats.engines = self.models.iter().map(|model| model.engine.stats()).collect();
         self.stats.resident_runs = self.runs.len();
         self.stats.resident_samplers = self.samplers.len();
@@ -430,6 +469,10 @@ impl<B: Backend> Worker<B> {
 
 pub(crate) fn server_failure(message: String) -> Failure {
     Failure { category: Category::Server, message }
+}
+
+fn corrupted_failure(reason: &str) -> Failure {
+    server_failure(format!("the training run is corrupted: {reason}"))
 }
 
 pub(crate) fn user_failure(message: String) -> Failure {

@@ -19,7 +19,10 @@ pub(crate) fn run<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item)
         return worker.settle(id, item, Err(engine_failure(&error)));
     }
     worker.note(id, item, true);
-    let Purpose::Live(request_id) = &item.purpose else { return };
+    let Purpose::Live(request_id) = &item.purpose else {
+        worker.stats.replayed_requests += 1;
+        return;
+    };
     let body = serde_json::json!({ "model_id": id, "type": "create_model" });
     worker.send(Finish::Complete(Completion {
         request_id: request_id.clone(),

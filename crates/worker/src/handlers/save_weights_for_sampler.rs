@@ -72,20 +72,24 @@ fn unnamed<B: Backend>(
     request: &SaveWeightsForSamplerRequest,
     request_id: &RequestId,
 ) -> Result<(serde_json::Value, StagedEffect), tinsmith_store::Failure> {
-    let key = SamplerKey(worker.key());
     let Some(run) = worker.runs.get(id) else {
         return Err(crate::worker::server_failure("the run is gone".to_owned()));
     };
     let record = run.record.clone();
     let (model, run_key) = (run.model, run.key);
-    let engine = &mut worker.models[model].engine;
-    engine.snapshot_sampler(key, run_key).map_err(|error| engine_failure(&error))?;
     let number = request
         .sampling_session_seq_id
         .map_or_else(|| format!("{}-{}", id.as_str(), item.seq_id), |number| number.to_string());
     let session = &record.session_id;
     let sampler = SamplingSessionId(format!("{session}:sample:{number}"));
-    worker.keep_sampler(sampler.clone(), key, model);
+    // Where the number is taken, the store decides, and the first sampler stays what it is.
+    if !worker.knows_sampler(&record.tenant, &sampler) {
+        worker.make_sampler_room();
+        let key = SamplerKey(worker.key());
+        let engine = &mut worker.models[model].engine;
+        engine.snapshot_sampler(key, run_key).map_err(|error| engine_failure(&error))?;
+        worker.keep_sampler(sampler.clone(), key, model);
+    }
     let body = serde_json::json!({
         "sampling_session_id": sampler,
         "type": "save_weights_for_sampler",

@@ -1,0 +1,139 @@
+//! Requests that fail, journals that do not fit, base models that are not there.
+
+use std::time::Duration;
+
+use tinsmith_store::{Category, Retrieved};
+
+use crate::world::{Op, World, assert_done, config, configs, failed_metric, failure};
+
+use Op::{ForwardBackward, Save, Step};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_requests_contribute_nothing_and_are_counted() {
+    let good = [Op::Create, ForwardBackward(1), ForwardBackward(2), Step, Step, Save("end")];
+    let undisturbed = World::new(config()).await;
+    assert_done(&undisturbed.play(0, 0, &good).await);
+    let weights = undisturbed.weights(0, "end").await;
+    let ops = [
+        Op::Create,
+        Op::Refused,
+        ForwardBackward(1),
+        Op::Broken,
+        Op::Refused,
+        ForwardBackward(2),
+        Op::BrokenStep,
+        Step,
+        Op::Refused,
+        Step,
+        Op::Broken,
+        Save("end"),
+    ];
+    for config in configs() {
+        for killed in [None, Some(2), Some(5), Some(7), Some(9)] {
+            let mut world = World::new(config.clone()).await;
+            let mut outcomes = Vec::new();
+            for part in [&ops[..killed.unwrap_or(0)], &ops[killed.unwrap_or(0)..]] {
+                outcomes.extend(world.play(0, outcomes.len(), part).await);
+                world.kill().await;
+                world.start().await;
+            }
+            for (op, outcome) in ops.iter().zip(&outcomes) {
+                if matches!(op, Op::Refused | Op::Broken | Op::BrokenStep) {
+                    assert_eq!(failure(outcome).category, Category::User, "{op:?}");
+                } else {
+                    assert_done(std::slice::from_ref(outcome));
+                }
+            }
+            assert_eq!(failed_metric(&outcomes[7]), 4, "killed at {killed:?}");
+            assert_eq!(failed_metric(&outcomes[9]), 1, "killed at {killed:?}");
+            assert_eq!(world.weights(0, "end").await, weights);
+        }
+    }
+}
+
+/// The count belongs to the step's place in the order, however full the pipe is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_behind_a_step_are_counted_by_the_next() {
+    let world = World::new(config()).await;
+    let ops = [
+        Op::Create,
+        ForwardBackward(1),
+        Step,
+        Op::Broken,
+        Op::Refused,
+        ForwardBackward(2),
+        Step,
+        Op::BrokenStep,
+        ForwardBackward(2),
+        Step,
+    ];
+    let mut ids = vec![world.submit(0, 0, &ops[0]).await.unwrap().request_id];
+    // Backwards, so that all of it is there before the first can run.
+    for seq in (1..ops.len()).rev() {
+        ids.push(world.submit(0, seq, &ops[seq]).await.unwrap().request_id);
+    }
+    let step = |seq: usize| ids[ops.len() - seq].clone();
+    assert_eq!(failed_metric(&world.outcome(&step(2)).await), 0);
+    assert_eq!(failed_metric(&world.outcome(&step(6)).await), 2);
+    assert_eq!(failed_metric(&world.outcome(&step(9)).await), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_that_gives_another_result_marks_the_run() {
+    let mut world = World::new(config()).await;
+    let ops = [Op::Create, ForwardBackward(1), Step, ForwardBackward(2), Save("before")];
+    assert_done(&world.play(0, 0, &ops).await);
+    world.kill().await;
+    // The same digest, another bit.
+    world.start_with("00", true).await;
+    let outcomes = world.play(0, 5, &[Step, ForwardBackward(3), Step]).await;
+    let reason = "request 1 gave another result when replayed";
+    for outcome in &outcomes {
+        let failure = failure(outcome);
+        assert_eq!(failure.category, Category::Server);
+        assert_eq!(failure.message, format!("the training run is corrupted: {reason}"));
+    }
+    assert_eq!(world.record(0).await.corrupted.as_deref(), Some(reason));
+    assert_done(&world.play(1, 0, &ops).await);
+    world.stop().await;
+    assert_eq!(world.stats.corrupted_runs, 1);
+
+    // It stays so, with the first reason, also where the weights are right again.
+    world.start().await;
+    let outcomes = world.play(0, 8, &[Step]).await;
+    assert!(failure(&outcomes[0]).message.ends_with(reason));
+    assert_eq!(world.record(0).await.corrupted.as_deref(), Some(reason));
+    assert_done(&world.play(2, 0, &ops).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_waits_for_its_base_model() {
+    let ops = [Op::Create, ForwardBackward(1), Step, ForwardBackward(2), Step, Save("end")];
+    let undisturbed = World::new(config()).await;
+    let expected = undisturbed.play(0, 0, &ops).await;
+
+    let mut world = World::new(config()).await;
+    assert_eq!(world.play(0, 0, &ops[..3]).await, expected[..3]);
+    world.stop().await;
+    world.start_with("11", false).await;
+    let mut ids = Vec::new();
+    for (seq, op) in ops.iter().enumerate().skip(3) {
+        ids.push(world.submit(0, seq, op).await.unwrap().request_id);
+    }
+    let noted = async {
+        while world.record(0).await.note.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), noted).await.unwrap();
+    let note = world.record(0).await.note.unwrap();
+    assert!(note.starts_with("its base model tiny (digest 00) is not served"), "{note}");
+    let retrieved = world.store().retrieve(&world.tenant, &ids[0], Duration::ZERO).await.unwrap();
+    assert!(matches!(retrieved, Retrieved::Pending(_)), "{retrieved:?}");
+    world.stop().await;
+    world.start().await;
+    for (id, expected) in ids.iter().zip(&expected[3..]) {
+        assert_eq!(world.outcome(id).await, *expected);
+    }
+    assert_eq!(world.weights(0, "end").await, undisturbed.weights(0, "end").await);
+}

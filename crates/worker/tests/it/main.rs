@@ -1,0 +1,9 @@
+//! Whole nodes, a store and a worker on a tiny model: undisturbed, stopped, killed, spilled. What is compared
+//! is bits.
+
+mod faults;
+mod model;
+mod recovery;
+mod simulation;
+mod training;
+mod world;

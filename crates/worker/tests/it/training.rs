@@ -1,0 +1,182 @@
+//! Undisturbed runs: checkpoints, samplers, loads, order, spilling.
+
+use tinsmith_store::{Category, CheckpointKind, Outcome};
+use tinsmith_worker::Config;
+
+use crate::world::{Op, World, assert_done, config, failure};
+
+use Op::{ForwardBackward, Save, Step};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn training_gives_results_checkpoints_and_samplers() {
+    let world = World::new(config()).await;
+    let ops = [
+        Op::Create,
+        ForwardBackward(1),
+        Step,
+        Op::Forward(1),
+        Op::Sampler(0),
+        ForwardBackward(2),
+        Step,
+        Op::Forward(1),
+        Op::Sampler(1),
+        Op::SaveSampler("named"),
+        Save("trained"),
+    ];
+    let outcomes = world.play(0, 0, &ops).await;
+    assert_done(&outcomes);
+    assert!(world.record(0).await.ready);
+    assert_ne!(outcomes[3], outcomes[7], "a step changes what is computed");
+    let path = br#"{"path":"tinker://SESSION:train:0/weights/trained","type":"save_weights"}"#;
+    assert_eq!(outcomes[10], Outcome::Done(path.to_vec().into()));
+
+    let named = world.files(0, CheckpointKind::SamplerWeights, "named").await;
+    let trained = world.weights(0, "trained").await;
+    let adapter = "adapter_model.safetensors";
+    assert_eq!(named[adapter], trained[adapter]);
+    assert!(trained.contains_key("optimizer.safetensors"));
+    assert!(!named.contains_key("optimizer.safetensors"));
+
+    let (first, second) = (world.sample(0, 1).await, world.sample(1, 1).await);
+    assert_done(&[first.clone(), second.clone()]);
+    assert_ne!(first, second, "each sampler keeps its weights");
+    assert_eq!(world.sample(0, 2).await, first, "and its seed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sampler_is_the_same_after_a_restart_and_when_it_was_dropped() {
+    let mut world = World::new(Config { resident_samplers_max: 1, ..config() }).await;
+    let ops = [
+        Op::Create,
+        ForwardBackward(1),
+        Step,
+        Op::Sampler(0),
+        ForwardBackward(2),
+        Step,
+        Op::Sampler(1),
+    ];
+    assert_done(&world.play(0, 0, &ops).await);
+    let expected = [world.sample(0, 0).await, world.sample(1, 0).await];
+    assert_done(&expected);
+    assert_eq!([world.sample(0, 1).await, world.sample(1, 1).await], expected);
+    world.kill().await;
+    world.start().await;
+    assert_eq!([world.sample(0, 1).await, world.sample(1, 1).await], expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_sampler_number_leaves_the_first_one_as_it_is() {
+    let world = World::new(config()).await;
+    let ops = [Op::Create, ForwardBackward(1), Step, Op::Sampler(0)];
+    assert_done(&world.play(0, 0, &ops).await);
+    let first = world.sample(0, 0).await;
+    let ops = [ForwardBackward(2), Step, Op::Sampler(0)];
+    let outcomes = world.play(0, 4, &ops).await;
+    assert_eq!(failure(&outcomes[2]).category, Category::User);
+    assert_eq!(world.sample(0, 1).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_goes_on_bit_for_bit_with_the_optimizer_and_not_without() {
+    let world = World::new(config()).await;
+    let head = [Op::Create, ForwardBackward(1), Step, ForwardBackward(2), Step, Save("half")];
+    assert_done(&world.play(0, 0, &head).await);
+    let tail = [ForwardBackward(3), Step, Op::Forward(4), Save("end")];
+    let expected = world.play(0, 6, &tail).await;
+    assert_done(&expected);
+    let weights = world.weights(0, "end").await;
+    let half = || world.path(0, "weights", "half");
+
+    // As the beginning of a run.
+    assert_done(&world.play(1, 0, &[Op::CreateFrom(half(), true)]).await);
+    assert!(world.record(1).await.ready);
+    assert_eq!(world.play(1, 1, &tail).await[..3], expected[..3]);
+    assert_eq!(world.weights(1, "end").await, weights);
+    // Without the optimizer's state.
+    assert_done(&world.play(2, 0, &[Op::CreateFrom(half(), false)]).await);
+    assert_ne!(world.play(2, 1, &tail).await[..3], expected[..3]);
+    assert_ne!(world.weights(2, "end").await, weights);
+    // Into a run that has learned something else, whose gradient goes.
+    let other = [Op::Create, ForwardBackward(9), Step, ForwardBackward(8), Op::Load(half(), true)];
+    assert_done(&world.play(3, 0, &other).await);
+    assert_eq!(world.play(3, 5, &tail).await[..3], expected[..3]);
+    assert_eq!(world.weights(3, "end").await, weights);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loads_that_cannot_be_change_nothing() {
+    let world = World::new(config()).await;
+    let head = [Op::Create, ForwardBackward(1), Step, Op::SaveSampler("s"), ForwardBackward(2)];
+    assert_done(&world.play(0, 0, &head).await);
+    let missing = Op::Load(world.path(0, "weights", "none"), false);
+    let stateless = Op::Load(world.path(0, "sampler_weights", "s"), true);
+    let outcomes = world.play(0, 5, &[missing, stateless, Step, Save("end")]).await;
+    assert_eq!(failure(&outcomes[0]).category, Category::User);
+    assert_eq!(failure(&outcomes[1]).category, Category::User);
+
+    let ops = [Op::Create, ForwardBackward(1), Step, ForwardBackward(2), Step, Save("end")];
+    let undisturbed = World::new(config()).await;
+    undisturbed.play(0, 0, &ops).await;
+    assert_eq!(world.weights(0, "end").await, undisturbed.weights(0, "end").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_run_in_the_order_of_their_numbers() {
+    let ops = [
+        Op::Create,
+        ForwardBackward(1),
+        Step,
+        ForwardBackward(2),
+        Step,
+        Op::Forward(3),
+        Save("end"),
+    ];
+    let ordered = World::new(config()).await;
+    let expected = ordered.play(0, 0, &ops).await;
+    assert_done(&expected);
+
+    let world = World::new(config()).await;
+    let mut ids = vec![None; ops.len()];
+    for seq in [0, 3, 2, 1, 6, 4, 5] {
+        ids[seq] = Some(world.submit(0, seq, &ops[seq]).await.unwrap().request_id);
+    }
+    for (id, expected) in ids.into_iter().zip(expected) {
+        assert_eq!(world.outcome(&id.unwrap()).await, expected);
+    }
+    assert_eq!(world.weights(0, "end").await, ordered.weights(0, "end").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spilled_runs_compute_the_same() {
+    let ops = |run: u64| {
+        let mut ops = vec![Op::Create];
+        for seed in 0..4 {
+            ops.extend([ForwardBackward(10 * run + seed), ForwardBackward(seed), Step]);
+        }
+        ops.extend([Op::Forward(7), Save("end")]);
+        ops
+    };
+    let mut all = Vec::new();
+    for resident_runs_max in [8, 1] {
+        let world = World::new(Config { resident_runs_max, ..config() }).await;
+        let mut ids = Vec::new();
+        for seq in 0..ops(0).len() {
+            for run in [0, 1, 2] {
+                let op = &ops(run)[seq];
+                let run = i64::try_from(run).unwrap();
+                ids.push(world.submit(run, seq, op).await.unwrap().request_id);
+            }
+        }
+        let mut outcomes = Vec::new();
+        for id in &ids {
+            outcomes.push(world.outcome(id).await);
+        }
+        assert_done(&outcomes);
+        let mut weights = Vec::new();
+        for run in 0..3 {
+            weights.push(world.weights(run, "end").await);
+        }
+        all.push((outcomes, weights));
+    }
+    assert_eq!(all[0], all[1]);
+}
