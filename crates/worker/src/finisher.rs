@@ -213,3 +213,45 @@ fn failed(request_id: RequestId, message: String) -> Completion {
     let failure = Failure { category: Category::Server, message };
     Completion { request_id, outcome: Outcome::Failed(failure), digest: None, effect: Effect::None }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn done() -> Completion {
+        Completion {
+            request_id: RequestId::from("req-1"),
+            outcome: Outcome::Done(Bytes::from_static(b"result")),
+            digest: Some([1; 32]),
+            effect: Effect::RunReady,
+        }
+    }
+
+    #[test]
+    fn a_result_waits_for_a_full_disk() {
+        let full = Error::Io(io::ErrorKind::StorageFull.into());
+        assert_eq!(retry(done(), &full), Some(done()));
+    }
+
+    #[test]
+    fn a_request_whose_effect_cannot_be_made_visible_fails_once() {
+        let missing = Error::NotFound { what: "blob 00".to_owned() };
+        let instead = retry(done(), &missing).expect("it fails");
+        let message = "could not keep the result: find blob 00".to_owned();
+        let failure = Failure { category: Category::Server, message };
+        assert_eq!(instead.outcome, Outcome::Failed(failure));
+        assert_eq!(instead.effect, Effect::None);
+        assert_eq!(retry(instead, &missing), None);
+    }
+
+    #[test]
+    fn what_the_store_has_settled_is_not_sent_again() {
+        let taken = Error::NameTaken { name: "a".to_owned() };
+        let conflict = Error::Conflict { what: "a".to_owned() };
+        for error in [taken, conflict, Error::Fatal] {
+            assert_eq!(retry(done(), &error), None);
+        }
+    }
+}

@@ -360,10 +360,7 @@ fn batch(model: &ModelId, seq: i64, seed: u64, kind: RequestKind) -> (RequestKin
         let text = proto::EncodedTextChunk { tokens: pack_i32(&tokens) };
         let weights = Tensor::dense_f32(&vec![0.5; length], shape.clone());
         proto::Datum {
-            model_input: vec![proto::Chunk {
-                chunk: Some(proto::chunk::Chunk::EncodedText(text)),
-                ..Default::default()
-            }],
+            model_input: vec![proto::Chunk { chunk: Some(proto::chunk::Chunk::EncodedText(text)) }],
             loss_fn_inputs: BTreeMap::from([
                 ("target_tokens".to_owned(), Tensor::dense_i64(&targets, shape)),
                 ("weights".to_owned(), weights),
