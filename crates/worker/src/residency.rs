@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tinsmith_engine::{Backend, Files, LoraSpec, Parts, RunKey, SamplerKey};
-use tinsmith_store::{BlobId, Failure, JournalState, LoraRecord, Manifest, RunRecord};
+use tinsmith_store::{
+    BlobId, CheckpointKind, Failure, JournalState, LoraRecord, Manifest, RunRecord,
+};
 use tinsmith_types::{
     ids::{ModelId, SamplingSessionId, SeqId, TenantId},
     queued::QueuedRequest,
@@ -211,6 +213,18 @@ impl<B: Backend> Worker<B> {
             .create_sampler(key, files.as_ref())
             .map_err(|error| engine_failure(&error))?;
         Ok(self.keep_sampler(id.clone(), key, model))
+    }
+
+    /// Why a checkpoint cannot have this name, if it cannot. The store refuses it too, but later than the
+    /// next optimizer step has to know how many requests failed.
+    pub(crate) fn taken(&self, id: &ModelId, kind: CheckpointKind, name: &str) -> Option<Failure> {
+        let tenant = &self.runs.get(id)?.record.tenant;
+        // An earlier save may be on its way.
+        self.flush();
+        self.runtime.block_on(self.store.checkpoint(tenant, id, kind, name)).ok()?;
+        let message =
+            format!("a checkpoint named `{name}` exists already in {id}; choose another name");
+        Some(user_failure(message))
     }
 
     /// Whether a sampler of that name was made before.

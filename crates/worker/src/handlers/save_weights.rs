@@ -18,12 +18,17 @@ pub(crate) fn run<B: Backend>(
     request: &SaveWeightsRequest,
 ) {
     let Purpose::Live(request_id) = &item.purpose else { return };
+    let name = request.path.clone().unwrap_or_else(|| format!("seq-{}", item.seq_id));
+    if !request.overwrite
+        && let Some(failure) = worker.taken(id, CheckpointKind::Weights, &name)
+    {
+        return worker.settle(id, item, Err(failure));
+    }
     let files = match worker.export(id, Parts { optimizer: true, gradient: false }) {
         Ok(files) => files,
         Err(failure) => return worker.settle(id, item, Err(failure)),
     };
     worker.note(id, item, true);
-    let name = request.path.clone().unwrap_or_else(|| format!("seq-{}", item.seq_id));
     let path = format!("tinker://{id}/weights/{name}");
     let new = convert::checkpoint(
         worker,

@@ -11,7 +11,7 @@ use crate::{
     convert,
     finisher::{Finish, StagedEffect},
     run::{Item, Purpose},
-    worker::{Worker, engine_failure},
+    worker::{Worker, engine_failure, user_failure},
 };
 
 pub(crate) fn run<B: Backend>(
@@ -21,6 +21,11 @@ pub(crate) fn run<B: Backend>(
     request: &SaveWeightsForSamplerRequest,
 ) {
     let Purpose::Live(request_id) = &item.purpose else { return };
+    if let Some(name) = &request.path
+        && let Some(failure) = worker.taken(id, CheckpointKind::SamplerWeights, name)
+    {
+        return worker.settle(id, item, Err(failure));
+    }
     let files = match worker.export(id, Parts { optimizer: false, gradient: false }) {
         Ok(files) => files,
         Err(failure) => return worker.settle(id, item, Err(failure)),
@@ -82,14 +87,15 @@ fn unnamed<B: Backend>(
         .map_or_else(|| format!("{}-{}", id.as_str(), item.seq_id), |number| number.to_string());
     let session = &record.session_id;
     let sampler = SamplingSessionId(format!("{session}:sample:{number}"));
-    // Where the number is taken, the store decides, and the first sampler stays what it is.
-    if !worker.knows_sampler(&record.tenant, &sampler) {
-        worker.make_sampler_room();
-        let key = SamplerKey(worker.key());
-        let engine = &mut worker.models[model].engine;
-        engine.snapshot_sampler(key, run_key).map_err(|error| engine_failure(&error))?;
-        worker.keep_sampler(sampler.clone(), key, model);
+    if worker.knows_sampler(&record.tenant, &sampler) {
+        let message = format!("sampling session {sampler} exists already with another content");
+        return Err(user_failure(message));
     }
+    worker.make_sampler_room();
+    let key = SamplerKey(worker.key());
+    let engine = &mut worker.models[model].engine;
+    engine.snapshot_sampler(key, run_key).map_err(|error| engine_failure(&error))?;
+    worker.keep_sampler(sampler.clone(), key, model);
     let body = serde_json::json!({
         "sampling_session_id": sampler,
         "type": "save_weights_for_sampler",

@@ -55,6 +55,31 @@ fn category(outcome: &Outcome) -> Option<Category> {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_are_taken_count_as_failures_before_and_after_a_kill() {
+    let ops = [
+        Op::Create,
+        Save("a"),
+        Op::SaveSampler("a"),
+        Op::Sampler(0),
+        ForwardBackward(1),
+        Save("a"),
+        Op::SaveSampler("a"),
+        Op::Sampler(0),
+        Step,
+    ];
+    for killed in [0, 6, 8] {
+        let mut world = World::new(config()).await;
+        let mut outcomes = world.play(0, 0, &ops[..killed]).await;
+        world.kill().await;
+        world.start().await;
+        outcomes.extend(world.play(0, killed, &ops[killed..]).await);
+        let bad: Vec<bool> = outcomes.iter().map(|outcome| category(outcome).is_some()).collect();
+        assert_eq!(bad, [false, false, false, false, false, true, true, true, false]);
+        assert_eq!(failed_metric(&outcomes[8]), 3, "killed at {killed}");
+    }
+}
+
 /// The count belongs to the step's place in the order, however full the pipe is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_behind_a_step_are_counted_by_the_next() {
