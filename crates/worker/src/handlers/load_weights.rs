@@ -63,6 +63,8 @@ fn load<B: Backend>(
         path::CheckpointKind::SamplerWeights => CheckpointKind::SamplerWeights,
         path::CheckpointKind::ExternalWeights => CheckpointKind::ExternalWeights,
     };
+    // The save may stand right before it, on its way to the disk.
+    worker.flush();
     let found = worker.store.checkpoint(&tenant, &path.run, kind, &path.name);
     let checkpoint = worker
         .runtime

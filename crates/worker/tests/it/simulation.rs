@@ -62,15 +62,17 @@ async fn check(seed: u64) {
 }
 
 fn client(run: usize, random: &mut SplitMix64) -> Client {
-    let mut ops = vec![Op::Create];
+    let mut ops = vec![Op::Create, Op::Save("first")];
+    let first = format!("tinker://SESSION:train:{run}/weights/first");
     for _ in 0..REQUESTS {
-        ops.push(match random.below(12) {
+        ops.push(match random.below(13) {
             0 => Op::Refused,
             1 => Op::Broken,
             2 => Op::BrokenStep,
             3 => Op::Forward(random.next()),
             4 => Op::Sampler(i64::try_from(100 * run + ops.len()).unwrap()),
-            5..=7 => Op::Step,
+            5 => Op::Load(first.clone(), random.below(2) == 0),
+            6..=8 => Op::Step,
             _ => Op::ForwardBackward(random.next() / 2),
         });
     }

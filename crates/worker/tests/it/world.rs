@@ -27,7 +27,7 @@ const DIGEST: &str = "00";
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Create,
-    /// Creates the run from a checkpoint.
+    /// Creates the run from a checkpoint. `SESSION` in a path stands for the world's session.
     CreateFrom(String, bool),
     ForwardBackward(u64),
     Forward(u64),
@@ -82,6 +82,7 @@ pub(crate) fn always() -> Config {
     Config {
         snapshot_after_work: Duration::ZERO,
         snapshot_after_replay: Duration::ZERO,
+        snapshot_after_rest: Duration::ZERO,
         ..config()
     }
 }
@@ -321,12 +322,14 @@ fn request(
             json(RequestKind::CreateModel, body)
         }
         Op::CreateFrom(path, optimizer) => {
+            let path = path.replace("SESSION", session.as_str());
             let body = serde_json::json!({
                 "session_id": session, "model_seq_id": 0, "path": path, "optimizer": optimizer,
             });
             json(RequestKind::LoadWeights, body)
         }
         Op::Load(path, optimizer) => {
+            let path = path.replace("SESSION", session.as_str());
             let body = serde_json::json!({
                 "model_id": model, "seq_id": seq, "path": path, "optimizer": optimizer,
             });
