@@ -1,5 +1,7 @@
 //! Structured logs on standard error: lines on a terminal, JSON where a machine reads.
 
+use std::io::IsTerminal as _;
+
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
