@@ -18,6 +18,8 @@ use crate::{
 
 /// How often expired and unreferenced things are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a stop waits for the disk after the engine has stopped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Files that are open besides connections.
 const OTHER_FILES: u64 = 256;
 
@@ -100,9 +102,9 @@ impl Running {
     pub(crate) async fn stop(self) -> Result<()> {
         self.stop.send_replace(true);
         self.http.await.context("end the HTTP server")?;
-        self.worker.stop().await;
+        let stopped = tokio::time::timeout(STOP_TIMEOUT, self.worker.stop()).await;
         self.store.close();
-        Ok(())
+        stopped.context("save every run: the disk did not take it in time; the journal has it all")
     }
 }
 

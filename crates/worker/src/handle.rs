@@ -106,6 +106,8 @@ async fn claim(
                 tokio::time::sleep(CLAIM_WAIT).await;
                 continue;
             }
+            // A stop closes the store while a claim may be waiting in it.
+            Err(_) if stop.load(Ordering::Acquire) => return,
             Err(error) => {
                 tracing::error!(%error, "cannot claim from the store any more");
                 return;

@@ -109,7 +109,9 @@ impl<B: Backend> Worker<B> {
     ) {
         while !stop.load(Ordering::Acquire) && !self.finish.is_closed() {
             if !self.take(claims) {
-                tracing::error!("nobody claims requests any more");
+                if !stop.load(Ordering::Acquire) {
+                    tracing::error!("nobody claims requests any more");
+                }
                 break;
             }
             self.start_samples();
