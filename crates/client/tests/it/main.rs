@@ -1,5 +1,7 @@
 //! The client against a server of a few lines that answers as it is told.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
@@ -52,7 +54,7 @@ async fn answer(
     body: axum::body::Bytes,
 ) -> (StatusCode, Json<Value>) {
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    script.asked.lock().unwrap().push((name.clone(), body.clone()));
+    script.asked.lock().unwrap().push((name.clone(), body));
     let (status, answer) =
         match name.as_str() {
             "create_session" => (200, json!({ "session_id": "s" })),
@@ -62,7 +64,7 @@ async fn answer(
                 .lock()
                 .unwrap()
                 .pop_front()
-                .unwrap_or((500, json!({ "detail": "no script" }))),
+                .unwrap_or_else(|| (500, json!({ "detail": "no script" }))),
             _ => script.refusals.lock().unwrap().pop_front().unwrap_or_else(|| {
                 (200, json!({ "request_id": name, "sample_sequence_ids": ["q"] }))
             }),
