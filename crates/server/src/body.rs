@@ -25,6 +25,9 @@ use crate::{
 /// Bodies below this are decoded where they are; larger ones would hold up other connections.
 const INLINE_DECODE_BYTES_MAX: usize = 64 * 1024;
 
+/// What is kept of a body that is too large: enough to tell which request it is.
+const HEAD_BYTES: usize = 1024;
+
 /// Decompressed bytes between two looks at the limits.
 const DECOMPRESS_STEP_BYTES: usize = 256 * 1024;
 
@@ -55,11 +58,22 @@ impl<T: Request + Send + 'static> FromRequest<Shared> for Json<T> {
     async fn from_request(request: http::Request<Body>, app: &Shared) -> Result<Self> {
         let path = matched_path(&request);
         let plain = Plain::from_request(request, app).await?;
-        if plain.is_protobuf {
+        let (value, hold) = plain.json(app, &path).await?;
+        Ok(Self { value, _hold: hold })
+    }
+}
+
+impl Plain {
+    /// The body of an endpoint that takes JSON only.
+    pub(crate) async fn json<T: Request + Send + 'static>(
+        self,
+        app: &Shared,
+        path: &str,
+    ) -> Result<(T, Hold)> {
+        if self.is_protobuf {
             return Err(Error::malformed("this endpoint takes JSON, not protobuf"));
         }
-        let value = json(app, &path, plain.bytes).await?;
-        Ok(Self { value, _hold: plain.hold })
+        Ok((json(app, path, self.bytes).await?, self.hold))
     }
 }
 
@@ -138,10 +152,15 @@ async fn read(
     let mut stream = body.into_data_stream();
     let reading = async {
         match read_within(app, headers, &mut stream).await {
-            Err(error @ (Error::BodyTooLarge { .. } | Error::Full { .. })) => {
-                // A client that is still sending would see a broken connection, and try again for
-                // minutes, instead of the answer.
-                discard(&mut stream, app.config.body_bytes_max.saturating_mul(8)).await;
+            // A client that is still sending would see a broken connection, and try again for minutes,
+            // instead of the answer.
+            Err(Error::BodyTooLarge { bytes_max, stage, mut head }) => {
+                discard(&mut stream, app.config.body_bytes_max.saturating_mul(8), &mut head).await;
+                Err(Error::BodyTooLarge { bytes_max, stage, head })
+            }
+            Err(error @ Error::Full { .. }) => {
+                let mut head = Bytes::new();
+                discard(&mut stream, app.config.body_bytes_max.saturating_mul(8), &mut head).await;
                 Err(error)
             }
             other => other,
@@ -156,11 +175,14 @@ async fn read_within(
     stream: &mut BodyDataStream,
 ) -> Result<(Bytes, OwnedSemaphorePermit)> {
     let bytes_max = app.config.body_bytes_max;
-    let too_large = || Error::BodyTooLarge { bytes_max, stage: "as sent" };
+    let too_large = |read: &[u8]| {
+        let head = Bytes::copy_from_slice(&read[..HEAD_BYTES.min(read.len())]);
+        Error::BodyTooLarge { bytes_max, stage: "as sent", head }
+    };
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|declared: usize| declared > bytes_max) {
-        return Err(too_large());
+        return Err(too_large(&[]));
     }
     let mut permit = acquire(&app.body_budget, declared.unwrap_or(0))?;
     let mut paid = declared.unwrap_or(0);
@@ -168,7 +190,7 @@ async fn read_within(
     while let Some(part) = stream.next().await {
         let part = part.map_err(|error| Error::malformed(format!("body ended early: {error}")))?;
         if bytes.len() + part.len() > bytes_max {
-            return Err(too_large());
+            return Err(too_large(if bytes.is_empty() { &part } else { &bytes }));
         }
         bytes.extend_from_slice(&part);
         if bytes.len() > paid {
@@ -187,9 +209,13 @@ fn acquire(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit
         .map_err(|_| Error::Full { what: "the budget of request bodies" })
 }
 
-async fn discard(stream: &mut BodyDataStream, bytes_max: usize) {
+/// Reads on without keeping anything; fills an empty head.
+async fn discard(stream: &mut BodyDataStream, bytes_max: usize, head: &mut Bytes) {
     let mut discarded = 0;
     while let Some(Ok(part)) = stream.next().await {
+        if head.is_empty() {
+            *head = Bytes::copy_from_slice(&part[..HEAD_BYTES.min(part.len())]);
+        }
         discarded += part.len();
         if discarded > bytes_max {
             return;
@@ -216,7 +242,8 @@ fn decompress(
         }
         if plain.len() > config.decompressed_bytes_max {
             let bytes_max = config.decompressed_bytes_max;
-            return Err(Error::BodyTooLarge { bytes_max, stage: "after decompression" });
+            let head = Bytes::copy_from_slice(&plain[..HEAD_BYTES.min(plain.len())]);
+            return Err(Error::BodyTooLarge { bytes_max, stage: "after decompression", head });
         }
         permit.merge(acquire(budget, count)?);
     }

@@ -10,7 +10,7 @@ use tinsmith_types::session::Metadata;
 
 use crate::{
     config::Config,
-    error::{Error, Result},
+    error::{Error, Result, short},
 };
 
 pub(crate) mod datums;
@@ -23,7 +23,7 @@ pub(crate) struct Fault(pub(crate) String);
 impl Fault {
     /// As the request's end.
     pub(crate) fn into_failure(self) -> Failure {
-        Failure { category: Category::User, message: self.0 }
+        Failure { category: Category::User, message: short(&self.0).into_owned() }
     }
 
     /// As an answer.

@@ -3,13 +3,14 @@
 //! The body is `{"detail": …, "code": "stable_snake_case"}` with an explicit length: the SDK takes a 400
 //! without one for a broken proxy. Permanent faults are never 409, 429 or 5xx: the SDK repeats those.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     body::Body,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use tinsmith_store as store;
 use tinsmith_types::error::ErrorBody;
 
@@ -37,8 +38,9 @@ pub(crate) enum Error {
     /// A session that has ended, or a sample of an earlier start.
     #[error("{detail}")]
     Gone { code: &'static str, detail: String },
+    /// With the first bytes of it, decompressed, where they are known.
     #[error("request body has more than {bytes_max} bytes {stage}")]
-    BodyTooLarge { bytes_max: usize, stage: &'static str },
+    BodyTooLarge { bytes_max: usize, stage: &'static str, head: Bytes },
     /// A used identity key with another body.
     #[error("{detail}")]
     Conflict { detail: String },
@@ -59,6 +61,11 @@ impl Error {
         Self::Malformed { detail: detail.into() }
     }
 
+    /// The first bytes of a body that is too large.
+    pub(crate) fn head(&self) -> Option<&Bytes> {
+        if let Self::BodyTooLarge { head, .. } = self { Some(head) } else { None }
+    }
+
     fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Malformed { .. } => (StatusCode::BAD_REQUEST, "malformed_body"),
@@ -76,6 +83,18 @@ impl Error {
             }
         }
     }
+}
+
+/// Longest text that is quoted back to a client or logged, in bytes.
+const TEXT_BYTES_MAX: usize = 2000;
+
+/// A text that may quote whatever a client sent, cut to what people read.
+pub(crate) fn short(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.into();
+    }
+    let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+    format!("{}… ({} bytes)", &text[..end], text.len()).into()
 }
 
 impl From<tinsmith_types::Error> for Error {
@@ -146,7 +165,7 @@ impl IntoResponse for Error {
             tracing::error!(error = %self, cause, "request failed");
             "internal error; the server's log has it under this X-Request-Id".to_owned()
         } else {
-            self.to_string()
+            short(&self.to_string()).into_owned()
         };
         let body = serde_json::to_string(&ErrorBody::new(detail, code)).unwrap_or_default();
         let mut response = (

@@ -36,6 +36,23 @@ pub(crate) fn check(body: &[u8], parts_max: usize) -> Result<()> {
     count(body, Message::Request, &mut parts, parts_max)
 }
 
+/// The run and the number in a `ForwardBackwardRequest`, which stand before the data. What is broken
+/// behind them does not matter.
+pub(crate) fn place(mut body: &[u8]) -> Option<(String, i64)> {
+    let (mut model_id, mut seq_id) = (None, None);
+    while model_id.is_none() || seq_id.is_none() {
+        match varint(&mut body).ok()? {
+            0x0a => {
+                let length = usize::try_from(varint(&mut body).ok()?).ok()?;
+                model_id = Some(str::from_utf8(take(&mut body, length).ok()?).ok()?.to_owned());
+            }
+            0x10 => seq_id = Some(i64::try_from(varint(&mut body).ok()?).ok()?),
+            _ => return None,
+        }
+    }
+    model_id.zip(seq_id)
+}
+
 fn count(mut bytes: &[u8], message: Message, parts: &mut usize, parts_max: usize) -> Result<()> {
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
@@ -122,6 +139,18 @@ mod tests {
         body.extend([1; 20]);
         assert_eq!(error(&body, 24), "fine");
         assert_eq!(error(&body, 23), "protobuf body has more than 23 parts");
+    }
+
+    #[test]
+    fn place_is_read_before_what_is_broken() {
+        let head = [0x0a, 1, b'm', 0x10, 0x96, 0x01];
+        assert_eq!(place(&head), Some(("m".to_owned(), 150)));
+        assert_eq!(place(&[&head[..], &[0x1a, 0xff]].concat()), Some(("m".to_owned(), 150)));
+        for length in 0..head.len() {
+            assert_eq!(place(&head[..length]), None, "{length}");
+        }
+        assert_eq!(place(&[0x0a, 1, 0xff, 0x10, 1]), None);
+        assert_eq!(place(&[0x1a, 0, 0x0a, 1, b'm', 0x10, 1]), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tinsmith_store::{Store, clock::Clock};
 use tinsmith_types::ids::TenantId;
 use tokio::sync::{Semaphore, watch};
 
-use crate::{catalog::Catalog, config::Config};
+use crate::{catalog::Catalog, config::Config, error::short};
 
 /// Renders all metrics in Prometheus' text format.
 pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -49,9 +49,10 @@ impl App {
 
     /// Logs a field that no known SDK sends there, the first time that it is seen.
     pub(crate) fn note_unknown_field(&self, path: &str, field: &str) {
+        let field = short(field);
         let mut seen = self.unknown_fields.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() < UNKNOWN_FIELDS_MAX && seen.insert((path.to_owned(), field.to_owned())) {
-            tracing::warn!(path, field, "unknown field ignored");
+        if seen.len() < UNKNOWN_FIELDS_MAX && seen.insert((path.to_owned(), field.to_string())) {
+            tracing::warn!(path, field = &*field, "unknown field ignored");
         }
     }
 }

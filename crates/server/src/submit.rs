@@ -12,7 +12,8 @@ use tinsmith_types::{
 use crate::{
     catalog::ModelEntry,
     check::Fault,
-    error::{Error, Result},
+    error::{Error, Result, short},
+    ordered::SEQ_ID_MAX,
     state::Shared,
 };
 
@@ -55,11 +56,12 @@ pub(crate) async fn submit(
     admission: Admission,
 ) -> Result<Json<UntypedFuture>> {
     let Admission { model_id, seq_id, kind, digest, body, creates, fault } = admission;
-    if creates.is_none() && seq_id.is_some_and(|seq_id| seq_id.0 < 1) {
-        return Err(Error::invalid("invalid_seq_id", "seq_id must be at least 1"));
+    if creates.is_none() && seq_id.is_some_and(|seq_id| !(1..=SEQ_ID_MAX).contains(&seq_id.0)) {
+        let detail = format!("seq_id must be from 1 to {SEQ_ID_MAX}");
+        return Err(Error::invalid("invalid_seq_id", detail));
     }
     if let Some(fault) = &fault {
-        tracing::info!(run.id = %model_id, seq_id = ?seq_id, fault = fault.0, "request fails at the door");
+        tracing::info!(run.id = %model_id, seq_id = ?seq_id, fault = &*short(&fault.0), "request fails at the door");
     }
     let new = NewRequest {
         model_id: model_id.clone(),

@@ -94,7 +94,8 @@ impl Samples {
             && let Some(sample) = self.by_id.get(first)
         {
             if sample.digest != new.digest {
-                let what = format!("sample {:?} of {}", new.seq_id, new.sampling_session_id);
+                let seq = new.seq_id.map_or_else(String::new, |seq| seq.to_string());
+                let what = format!("sample {seq} of {}", new.sampling_session_id);
                 return Err(Error::Conflict { what });
             }
             return Ok((Submitted { request_id: first.clone(), fresh: false }, false));

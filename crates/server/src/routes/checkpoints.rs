@@ -1,10 +1,6 @@
 //! Saved weights, by name.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use jiff::SignedDuration;
 use serde_json::Value;
 use tinsmith_store::{CheckpointKind, CheckpointRecord};
@@ -19,6 +15,7 @@ use crate::{
     body, check,
     error::Result,
     page::Page,
+    segments::Path,
     state::{Shared, Tenant},
 };
 

@@ -1,9 +1,6 @@
 //! Training runs, as they stand.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde_json::{Value, json};
 use tinsmith_store::{CheckpointKind, RunRecord};
 use tinsmith_types::{
@@ -17,6 +14,7 @@ use crate::{
     error::Result,
     page::Page,
     routes::checkpoints,
+    segments::Path,
     state::{Shared, Tenant},
 };
 

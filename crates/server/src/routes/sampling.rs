@@ -1,9 +1,6 @@
 //! Samplers and samples.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use tinsmith_store::{NewSample, NewSamplingSession};
 use tinsmith_types::{
     futures::UntypedFuture,
@@ -21,6 +18,7 @@ use crate::{
     error::{Error, Result},
     id,
     routes::{training, weights},
+    segments::Path,
     state::{Shared, Tenant},
     submit::digest,
 };

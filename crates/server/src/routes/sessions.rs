@@ -1,10 +1,6 @@
 //! Client programs' connection scopes.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::HeaderMap,
-};
+use axum::{Json, extract::State, http::HeaderMap};
 use serde_json::Value;
 use tinsmith_store::NewSession;
 use tinsmith_types::{
@@ -19,6 +15,7 @@ use crate::{
     body, check,
     error::Result,
     page::Page,
+    segments::Path,
     state::{Shared, Tenant},
 };
 
@@ -33,6 +30,9 @@ pub(crate) async fn create(
 ) -> Result<Json<CreateSessionResponse>> {
     let request = body.value;
     check::small(&app.config, "tags", &request.tags)?;
+    check::small(&app.config, "sdk_version", &request.sdk_version)?;
+    check::small(&app.config, "project_id", &request.project_id)?;
+    check::small(&app.config, "display_name", &request.display_name)?;
     let new = NewSession {
         tags: request.tags,
         user_metadata: check::metadata(&app.config, request.user_metadata)?,

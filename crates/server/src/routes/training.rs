@@ -1,9 +1,8 @@
 //! Requests that make and change a run, in its order.
 
 use axum::{Json, extract::State};
-use bytes::Bytes;
 use prost::Message;
-use tinsmith_store::{LoraRecord, NewRun};
+use tinsmith_store::{LoraRecord, NewRun, RequestKind};
 use tinsmith_types::{
     futures::UntypedFuture,
     ids::{ModelId, SeqId, SessionId, TenantId},
@@ -19,7 +18,10 @@ use crate::{
     body::{self, Plain, off_thread},
     check::{self, Fault, datums, ensure},
     error::{Error, Result},
-    id, parts,
+    id,
+    ordered::{self, Place, live_run_at},
+    parts,
+    routes::weights,
     state::{Shared, Tenant},
     submit::{Admission, digest, live_run, submit},
 };
@@ -33,10 +35,7 @@ pub(crate) async fn create_model(
     let mut request = body.value;
     let session_id = request.session_id.clone();
     live_session(&app, &tenant, &session_id).await?;
-    if request.model_seq_id < 0 {
-        let detail = "model_seq_id must not be negative";
-        return Err(Error::invalid("invalid_model_seq_id", detail));
-    }
+    weights::check_model_number(request.model_seq_id)?;
     let model = app.catalog.by_name(&request.base_model)?;
     if !model.trainable {
         let detail = format!("base_model {:?} is not offered for training", request.base_model);
@@ -75,38 +74,56 @@ pub(crate) async fn create_model(
 pub(crate) async fn forward_backward(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
-    body: Plain,
+    body: Result<Plain>,
 ) -> Result<Json<UntypedFuture>> {
-    let request = if body.is_protobuf {
-        let bytes = body.bytes.clone();
-        let parts_max = app.config.datums_max.saturating_mul(PARTS_PER_DATUM);
-        off_thread(bytes.len(), move || decode(bytes, parts_max)).await??
-    } else {
-        let request: ForwardBackwardRequest =
-            body::json(&app, "/api/v1/forward_backward", body.bytes.clone()).await?;
-        request.try_into()?
+    let kind = RequestKind::ForwardBackward;
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => {
+            let place = error.head().and_then(Place::in_protobuf);
+            return Err(ordered::refuse(&app, &tenant, kind, place, error).await);
+        }
     };
-    submit_batch(&app, &tenant, request).await
+    match decode(&app, &body).await {
+        Ok(request) => submit_batch(&app, &tenant, request).await,
+        Err(error) => {
+            let place = if body.is_protobuf {
+                Place::in_protobuf(&body.bytes)
+            } else {
+                Place::in_json(&body.bytes)
+            };
+            Err(ordered::refuse(&app, &tenant, kind, place, error).await)
+        }
+    }
 }
 
 /// `POST forward` (SDKs up to 0.24), in JSON.
 pub(crate) async fn forward(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
-    body: body::Json<ForwardRequest>,
+    body: ordered::Json<ForwardRequest>,
 ) -> Result<Json<UntypedFuture>> {
-    submit_batch(&app, &tenant, body.value.try_into()?).await
+    let request = body.value;
+    let place = Place { model_id: request.model_id.clone(), seq_id: request.seq_id };
+    match request.try_into() {
+        Ok(request) => submit_batch(&app, &tenant, request).await,
+        Err(error) => {
+            let error = tinsmith_types::Error::into(error);
+            Err(ordered::refuse(&app, &tenant, RequestKind::Forward, Some(place), error).await)
+        }
+    }
 }
 
 /// `POST optim_step`.
 pub(crate) async fn optim_step(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
-    body: body::Json<OptimStepRequest>,
+    body: ordered::Json<OptimStepRequest>,
 ) -> Result<Json<UntypedFuture>> {
     let request = body.value;
-    live_run(&app, &tenant, &request.model_id).await?;
     let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+    let place = Place { model_id: model_id.clone(), seq_id };
+    live_run_at(&app, &tenant, RequestKind::OptimStep, place).await?;
     let fault = check_step(&request).err();
     let request = QueuedRequest::OptimStep(request);
     submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
@@ -135,6 +152,10 @@ pub(crate) async fn live_session(
 
 /// The configuration of an optimizer that this server has, as it is stored.
 pub(crate) fn optimizer(config: &OptimizerConfig) -> Result<serde_json::Value> {
+    if let Some(other) = config.0.get("type").filter(|kind| !kind.is_string()) {
+        let detail = format!("optimizer_config.type is {other}, not a text");
+        return Err(Error::invalid("unsupported_optimizer", detail));
+    }
     let kind = config.kind();
     if kind != "adamw" {
         let detail = format!("optimizer_config.type {kind:?} is not supported; known: adamw");
@@ -150,9 +171,19 @@ pub(crate) fn optimizer(config: &OptimizerConfig) -> Result<serde_json::Value> {
 /// Fields and extents in a datum's protobuf form, all inputs and provenance included, with room to spare.
 const PARTS_PER_DATUM: usize = 64;
 
-fn decode(bytes: Bytes, parts_max: usize) -> Result<proto::ForwardBackwardRequest> {
-    parts::check(&bytes, parts_max)?;
-    Ok(proto::ForwardBackwardRequest::decode(bytes).map_err(tinsmith_types::Error::from)?)
+async fn decode(app: &Shared, body: &Plain) -> Result<proto::ForwardBackwardRequest> {
+    let bytes = body.bytes.clone();
+    if !body.is_protobuf {
+        let request: ForwardBackwardRequest =
+            body::json(app, "/api/v1/forward_backward", bytes).await?;
+        return Ok(request.try_into()?);
+    }
+    let parts_max = app.config.datums_max.saturating_mul(PARTS_PER_DATUM);
+    off_thread(bytes.len(), move || {
+        parts::check(&bytes, parts_max)?;
+        Ok(proto::ForwardBackwardRequest::decode(bytes).map_err(tinsmith_types::Error::from)?)
+    })
+    .await?
 }
 
 async fn submit_batch(
@@ -161,7 +192,10 @@ async fn submit_batch(
     request: proto::ForwardBackwardRequest,
 ) -> Result<Json<UntypedFuture>> {
     let model_id = ModelId(request.model_id.clone());
-    let (_, model) = live_run(app, tenant, &model_id).await?;
+    let place = Place { model_id: model_id.clone(), seq_id: request.order() };
+    let kind =
+        if request.forward_only { RequestKind::Forward } else { RequestKind::ForwardBackward };
+    let (_, model) = live_run_at(app, tenant, kind, place).await?;
     let limits = datums::Limits {
         vocab_size: model.vocab_size,
         context: model.context,

@@ -1,7 +1,7 @@
 //! Weights into checkpoints and samplers, and out of them.
 
 use axum::{Json, extract::State};
-use tinsmith_store::{CheckpointRecord, LoraRecord, NewRun};
+use tinsmith_store::{CheckpointRecord, LoraRecord, NewRun, RequestKind};
 use tinsmith_types::{
     futures::UntypedFuture,
     ids::{ModelId, SeqId, SessionId, TenantId},
@@ -18,20 +18,22 @@ use crate::{
     body,
     check::{self, Fault, ensure},
     error::{Error, Result},
+    ordered::{self, Place, live_run_at},
     routes::{checkpoints, training},
     state::{Shared, Tenant},
-    submit::{Admission, live_run, submit},
+    submit::{Admission, submit},
 };
 
 /// `POST save_weights`.
 pub(crate) async fn save_weights(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
-    body: body::Json<SaveWeightsRequest>,
+    body: ordered::Json<SaveWeightsRequest>,
 ) -> Result<Json<UntypedFuture>> {
     let mut request = body.value;
-    live_run(&app, &tenant, &request.model_id).await?;
     let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+    let place = Place { model_id: model_id.clone(), seq_id };
+    live_run_at(&app, &tenant, RequestKind::SaveWeights, place).await?;
     // Made up from what a retry repeats.
     request.path.get_or_insert_with(|| match seq_id {
         Some(seq_id) => format!("seq-{seq_id}"),
@@ -46,11 +48,12 @@ pub(crate) async fn save_weights(
 pub(crate) async fn save_weights_for_sampler(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
-    body: body::Json<SaveWeightsForSamplerRequest>,
+    body: ordered::Json<SaveWeightsForSamplerRequest>,
 ) -> Result<Json<UntypedFuture>> {
     let request = body.value;
-    live_run(&app, &tenant, &request.model_id).await?;
     let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+    let place = Place { model_id: model_id.clone(), seq_id };
+    live_run_at(&app, &tenant, RequestKind::SaveWeightsForSampler, place).await?;
     let fault = check_save_for_sampler(&app, &request).err();
     let request = QueuedRequest::SaveWeightsForSampler(request);
     submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
@@ -60,17 +63,27 @@ pub(crate) async fn save_weights_for_sampler(
 pub(crate) async fn load_weights(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
-    body: body::Json<LoadWeightsRequest>,
+    body: ordered::Json<LoadWeightsRequest>,
 ) -> Result<Json<UntypedFuture>> {
     let request = body.value;
-    let admission = match request.target()? {
+    let target = match request.target() {
+        Ok(target) => target,
+        Err(error) => {
+            let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+            let place = model_id.map(|model_id| Place { model_id, seq_id });
+            let kind = RequestKind::LoadWeights;
+            return Err(ordered::refuse(&app, &tenant, kind, place, error.into()).await);
+        }
+    };
+    let admission = match target {
         LoadTarget::New { session_id, model_seq_id } => {
             let (session_id, model_seq_id) = (session_id.clone(), model_seq_id);
             load_into_new(&app, &tenant, request, session_id, model_seq_id).await?
         }
         LoadTarget::Existing { model_id, seq_id } => {
             let (model_id, seq_id) = (model_id.clone(), seq_id);
-            live_run(&app, &tenant, &model_id).await?;
+            let place = Place { model_id: model_id.clone(), seq_id };
+            live_run_at(&app, &tenant, RequestKind::LoadWeights, place).await?;
             load_into_existing(request, model_id, seq_id)
         }
     };
@@ -147,6 +160,7 @@ async fn load_into_new(
     model_seq_id: i64,
 ) -> Result<Admission> {
     training::live_session(app, tenant, &session_id).await?;
+    check_model_number(model_seq_id)?;
     check_load(&request).map_err(|fault| fault.into_error("invalid_load"))?;
     let path: CheckpointPath = request.path.parse()?;
     let checkpoint = find(app, tenant, &path).await?;
@@ -182,6 +196,14 @@ async fn load_into_new(
         creates: Some(creates),
         ..Admission::new(model_id, Some(SeqId(0)), &request, None)
     })
+}
+
+/// Refuses a number that names no run of a session.
+pub(crate) fn check_model_number(model_seq_id: i64) -> Result<()> {
+    if model_seq_id >= 0 {
+        return Ok(());
+    }
+    Err(Error::invalid("invalid_model_seq_id", "model_seq_id must not be negative"))
 }
 
 /// The checkpoint may be one that is still to be saved by a request before this one, so that it is

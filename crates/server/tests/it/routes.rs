@@ -1,5 +1,6 @@
 mod checkpoints;
 mod futures;
+mod refusals;
 mod runs;
 mod sampling;
 mod service;
