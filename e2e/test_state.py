@@ -1,12 +1,14 @@
 """Checkpoints and crashes through the official SDK."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import tinker
-from conftest import NANO
+from conftest import NANO, ROOT
 from helpers import answer, datum, logprobs, question, result
 from tinker import types
 
@@ -49,6 +51,32 @@ def test_resumed_run_is_bit_equal(server, undisturbed):
         assert steps[0] == undisturbed[4] and steps[1] != undisturbed[5]
         resumed = service.create_lora_training_client(base_model="nano", rank=8, seed=99)
         result(resumed.load_state_with_optimizer(path))
+        assert train(resumed, 4) == undisturbed[4:]
+
+
+CLIENT = """
+import sys
+from helpers import result
+from test_state import tinker, train
+
+training = tinker.ServiceClient(base_url=sys.argv[1], api_key="tml-e2e").create_lora_training_client(
+    base_model="nano", rank=8, seed=7
+).result()
+train(training, 4)
+print(result(training.save_state("killed")).path, flush=True)
+while True:
+    train(training, 1)
+"""
+
+
+def test_a_killed_client_is_resumed_by_another(server, undisturbed):
+    command = [sys.executable, "-c", CLIENT, server.url]
+    client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT / "e2e")
+    path = client.stdout.readline().strip()
+    client.kill()
+    client.wait(30)
+    with server.service() as service:
+        resumed = service.create_training_client_from_state_with_optimizer(path)
         assert train(resumed, 4) == undisturbed[4:]
 
 
