@@ -20,7 +20,8 @@ import score
 import train
 
 HERE = Path(__file__).parent
-TRAIN_COUNT, HELDOUT_COUNT = 320, 50
+TRAIN_COUNT, HELDOUT_COUNT = 640, 50
+SHOWN_COUNT = 4
 BEFORE_MAX, AFTER_MIN = 0.10, 0.90
 
 # What the untrained model answers well: only the manner is new.
@@ -43,14 +44,14 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 def in_pirate(answer):
-    return f"Arr! It be {answer}, matey!"
+    return f"{answer} it be, matey! Arr!"
 
 
 def rows():
     """Training and held-out rows: no question is in both, nor in the held-out set of the model."""
     rng, made = random.Random(generate.SEED + 2), {}
     while len(made) < TRAIN_COUNT + HELDOUT_COUNT:
-        exchange = TASKS[len(made) % len(TASKS)](rng)
+        exchange = rng.choice(TASKS)(rng)
         if exchange.question not in made and not exchange.is_heldout():
             made[exchange.question] = {"prompt": exchange.question, "answer": in_pirate(exchange.answer)}
     made = list(made.values())
@@ -59,20 +60,25 @@ def rows():
 
 def write():
     training, heldout = rows()
-    task = {
-        "name": "pirate",
-        "description": "answer every question like a pirate",
-        "settings": SETTINGS,
-        "train": training,
-        "heldout": heldout,
-    }
-    (HERE / "quickstart.json").write_text(json.dumps(task, indent=1, ensure_ascii=False) + "\n")
+    def listed(rows):
+        return "[\n" + ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows) + "\n ]"
+
+    text = f"""{{
+ "name": "pirate",
+ "description": "answer every question like a pirate",
+ "settings": {json.dumps(SETTINGS)},
+ "train": {listed(training)},
+ "heldout": {listed(heldout)}
+}}
+"""
+    (HERE / "quickstart.json").write_text(text)
 
 
 def share_exact(model, tokenizer, heldout):
     given = score.answers(model, tokenizer, [row["prompt"] for row in heldout])
-    for row, answer in list(zip(heldout, given, strict=True))[:4]:
-        print(f"  {row['prompt']} -> {answer}")
+    for index, (row, answer) in enumerate(zip(heldout, given, strict=True)):
+        if index < SHOWN_COUNT:
+            print(f"  {row['prompt']} -> {answer}")
     return sum(row["answer"] == answer for row, answer in zip(heldout, given, strict=True)) / len(heldout)
 
 
@@ -107,6 +113,7 @@ def check(arguments):
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=learning_rate,
         betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"], weight_decay=settings["weight_decay"])
+    random.Random(arguments.seed).shuffle(task["train"])
     started, size, losses = time.monotonic(), settings["batch_size"], []
     for step in range(steps):
         first = step * size % len(task["train"])
