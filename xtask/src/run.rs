@@ -17,10 +17,8 @@ pub(crate) fn run_with(
     environment: &[(&str, &str)],
 ) -> Result<()> {
     let line = format!("{program} {}", arguments.join(" "));
-    let status = Command::new(program)
-        .args(arguments)
+    let status = command(root, program, arguments)
         .envs(environment.iter().copied())
-        .current_dir(root)
         .status()
         .with_context(|| format!("start `{line}`"))?;
     if !status.success() {
@@ -31,6 +29,13 @@ pub(crate) fn run_with(
 
 /// What `program` prints, or `None` if it cannot be started or fails.
 pub(crate) fn output(root: &Path, program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).current_dir(root).output().ok()?;
+    let output = command(root, program, arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn command(root: &Path, program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    // Cargo sets this for xtask; subcommands such as machete would think that cargo runs them as a package.
+    command.args(arguments).current_dir(root).env_remove("CARGO_PKG_NAME");
+    command
 }
