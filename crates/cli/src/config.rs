@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeMap,
     env, fmt, fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 mod limits;
 
@@ -169,6 +170,18 @@ impl Values {
         self.parse(key, "a whole number")
     }
 
+    /// A number that must be in a range: outside of it nothing would run, or nothing else.
+    fn number_in(&self, key: &str, range: RangeInclusive<usize>) -> Result<usize> {
+        let number = self.number(key)?;
+        let (_, source) = &self.0[key];
+        let (first, last) = (range.start(), range.end());
+        ensure!(
+            range.contains(&number),
+            "read {key} = {number} (from the {source}): give a whole number from {first} to {last}"
+        );
+        Ok(number)
+    }
+
     fn seconds(&self, key: &str) -> Result<Duration> {
         Ok(Duration::from_secs(self.parse(key, "a whole number of seconds")?))
     }
@@ -205,6 +218,10 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
 }
 
+/// More threads than any machine has cores.
+const THREADS_MAX: usize = 1024;
+/// Large enough for all that is counted.
+const COUNT_MAX: usize = 1 << 30;
 const MEBIBYTE: usize = 1 << 20;
 
 impl Settings {
@@ -229,15 +246,17 @@ impl Settings {
             port: values.parse("port", "a number from 0 to 65535")?,
             data_dir: data_dir(values.text("data_dir"))?,
             kernels: values.text("kernels").to_owned(),
-            threads: values.number("threads")?,
+            threads: values.number_in("threads", 0..=THREADS_MAX)?,
             tokenizers: pairs(&values.list("tokenizer"))?,
             insecure_no_auth: values.flag("insecure_no_auth")?,
             context_max: values.number("context_max")?,
-            kv_cache_bytes: values.number("kv_cache_mb")?.saturating_mul(MEBIBYTE),
+            kv_cache_bytes: values
+                .number_in("kv_cache_mb", 1..=COUNT_MAX)?
+                .saturating_mul(MEBIBYTE),
             activation_bytes: values.number("activation_mb")?.saturating_mul(MEBIBYTE),
-            sequences_max: values.number("sequences_max")?.max(1),
-            runs_max: values.number("runs_max")?.max(1),
-            samplers_max: values.number("samplers_max")?.max(1),
+            sequences_max: values.number_in("sequences_max", 1..=COUNT_MAX)?,
+            runs_max: values.number_in("runs_max", 1..=COUNT_MAX)?,
+            samplers_max: values.number_in("samplers_max", 1..=COUNT_MAX)?,
             lora_rank_max: values.parse("lora_rank_max", "a whole number")?,
             session_timeout: values.seconds("session_timeout_s")?,
             gap_timeout: values.seconds("gap_timeout_s")?,

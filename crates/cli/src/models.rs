@@ -48,6 +48,10 @@ pub(crate) fn offers(settings: &Settings) -> Result<Vec<Offer>> {
             None => (default_name(Path::new(model)), PathBuf::from(model)),
         };
         ensure!(
+            !name.is_empty() && !dir.as_os_str().is_empty(),
+            "read the model {model:?}: give DIR or NAME=DIR"
+        );
+        ensure!(
             !offers.iter().any(|offer| offer.names.contains(&name)),
             "offer two models as {name:?}: give one of them another NAME=DIR"
         );

@@ -48,6 +48,7 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// No room on the device.
     pub fn load(b: &mut B, dir: &ModelDir) -> Result<Self> {
+        dir.check_finite()?;
         Self::load_as(b, dir, dir.config().clone())
     }
 

@@ -19,7 +19,7 @@ use crate::{
     Error, Result,
     config::{ConfigJson, DecoderConfig},
     families,
-    tensors::{float_dtype, read_header},
+    tensors::{all_finite, float_dtype, read_header},
 };
 
 /// Weights in one file.
@@ -34,6 +34,7 @@ pub struct ModelDir {
     config: DecoderConfig,
     end_tokens: Vec<u32>,
     shards: Vec<Mmap>,
+    shard_paths: Vec<PathBuf>,
     /// Every tensor that the decoder uses, by name.
     tensors: BTreeMap<String, Tensor>,
     digest: OnceLock<String>,
@@ -77,6 +78,7 @@ impl ModelDir {
             config,
             end_tokens,
             shards: files.maps,
+            shard_paths: files.paths,
             tensors,
             digest: OnceLock::new(),
         })
@@ -106,6 +108,21 @@ impl ModelDir {
     /// decoder's switches. Hexadecimal; computed at the first call.
     pub fn digest(&self) -> String {
         self.digest.get_or_init(|| self.compute_digest()).clone()
+    }
+
+    /// Checks that every number of every weight is finite. Reads them all.
+    ///
+    /// # Errors
+    /// Names the file and the tensor that holds another.
+    pub fn check_finite(&self) -> Result<()> {
+        let broken = self.tensors.iter().find(|(_, tensor)| {
+            !all_finite(&self.shards[tensor.shard][tensor.bytes.clone()], tensor.dtype)
+        });
+        let Some((name, tensor)) = broken else { return Ok(()) };
+        let problem = format!(
+            "tensor `{name}` holds NaN or infinite numbers; download the file again, or save the model again"
+        );
+        Err(Error::model(&self.shard_paths[tensor.shard], problem))
     }
 
     /// A weight as it lies in the file; a vector has one row.

@@ -54,6 +54,21 @@ pub(crate) fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     }
 }
 
+/// Whether no number of these is NaN or infinite: those have an exponent of ones only.
+pub(crate) fn all_finite(bytes: &[u8], dtype: Dtype) -> bool {
+    let pairs = |exponent: u16| {
+        let finite = |pair: &[u8; 2]| u16::from_le_bytes(*pair) & exponent != exponent;
+        bytes.as_chunks::<2>().0.iter().all(finite)
+    };
+    match dtype {
+        Dtype::F32 => {
+            bytes.as_chunks::<4>().0.iter().all(|word| f32::from_le_bytes(*word).is_finite())
+        }
+        Dtype::F16 => pairs(0x7c00),
+        Dtype::Bf16 => pairs(0x7f80),
+    }
+}
+
 /// Little-endian bytes of f32 numbers.
 pub(crate) fn bytes_of(values: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size_of_val(values));
@@ -73,5 +88,21 @@ fn describe(error: &SafeTensorError, len: usize) -> String {
             )
         }
         error => format!("is not a sound safetensors file ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finite_numbers_of_every_type() {
+        let check = |bytes: &[&[u8]], dtype| all_finite(&bytes.concat(), dtype);
+        assert!(check(&[&f32::MAX.to_le_bytes(), &(-0.0_f32).to_le_bytes()], Dtype::F32));
+        assert!(!check(&[&1.0_f32.to_le_bytes(), &f32::INFINITY.to_le_bytes()], Dtype::F32));
+        assert!(check(&[&half::f16::MAX.to_le_bytes()], Dtype::F16));
+        assert!(!check(&[&half::f16::NEG_INFINITY.to_le_bytes()], Dtype::F16));
+        assert!(check(&[&half::bf16::MIN.to_le_bytes()], Dtype::Bf16));
+        assert!(!check(&[&half::bf16::NAN.to_le_bytes()], Dtype::Bf16));
     }
 }

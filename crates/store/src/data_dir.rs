@@ -88,7 +88,10 @@ fn lock(path: &Path) -> Result<File> {
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
-            let reason = format!("{} is in use by another process", path.display());
+            let reason = format!(
+                "{} is in use by another server; stop that one, or give another --data-dir",
+                path.display()
+            );
             Err(Error::Refused { reason })
         }
         Err(TryLockError::Error(error)) => Err(error.into()),

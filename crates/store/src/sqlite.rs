@@ -114,9 +114,19 @@ pub(crate) fn open_writer(path: &Path, durable: bool) -> Result<Connection> {
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = {}; PRAGMA foreign_keys = ON;
          PRAGMA mmap_size = 0; PRAGMA journal_size_limit = 67108864;",
         if durable { "FULL" } else { "OFF" }
-    ))?;
+    ))
+    .map_err(|error| match error.sqlite_error_code() {
+        Some(code @ (ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) => {
+            let reason = format!(
+                "{} is damaged ({code:?}); put a copy of it back, or use another directory",
+                path.display()
+            );
+            Error::Refused { reason }
+        }
+        _ => error.into(),
+    })?;
     conn.set_prepared_statement_cache_capacity(64);
-    migrate(&mut conn)?;
+    migrate(&mut conn, path)?;
     Ok(conn)
 }
 
@@ -131,14 +141,15 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
     Ok(conn)
 }
 
-fn migrate(conn: &mut Connection) -> Result<()> {
+fn migrate(conn: &mut Connection, path: &Path) -> Result<()> {
     let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let known = MIGRATIONS.len();
     let done = usize::try_from(version).unwrap_or(usize::MAX);
     if done > known {
         let reason = format!(
-            "it was written by a newer version (schema {version}, this program knows {known}); \
-             use that version or another directory"
+            "{} was written by a newer version (schema {version}, this program knows {known}); \
+             use that version or another directory",
+            path.display()
         );
         return Err(Error::Refused { reason });
     }

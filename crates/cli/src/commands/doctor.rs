@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use tinsmith_engine::ModelDir;
+use tinsmith_tokenizer::Tokenizer;
 
 use crate::{
     config::{Settings, Values},
@@ -161,7 +162,7 @@ fn check_port(settings: &Settings, report: &mut Report) {
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn check_model(settings: &Settings, offer: &models::Offer, report: &mut Report) {
     let what = format!("model {}", offer.names.join(", "));
-    let dir = match ModelDir::open(&offer.dir) {
+    let dir = match sound_model(&offer.dir) {
         Ok(dir) => dir,
         Err(error) => {
             return report.problem(
@@ -190,4 +191,12 @@ fn check_model(settings: &Settings, offer: &models::Offer, report: &mut Report) 
     } else {
         report.good(&what, &found);
     }
+}
+
+/// A model that `serve` would take.
+fn sound_model(path: &Path) -> Result<ModelDir> {
+    let dir = ModelDir::open(path)?;
+    dir.check_finite()?;
+    Tokenizer::open(path)?;
+    Ok(dir)
 }

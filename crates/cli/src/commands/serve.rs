@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -49,6 +49,11 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     fn settings(&self) -> Result<Settings> {
+        // An empty list means the model that ships; an unset variable in a script shall not.
+        ensure!(
+            self.models.iter().all(|model| !model.trim().is_empty()),
+            "read the model \"\": give DIR or NAME=DIR, or no MODEL at all"
+        );
         let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
         let flags: Flags = vec![
             ("models", list(&self.models)),

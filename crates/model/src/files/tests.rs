@@ -201,6 +201,18 @@ fn weights_are_checked() {
 }
 
 #[test]
+fn numbers_must_be_finite() {
+    let dir = copy("qwen3/tied");
+    ModelDir::open(dir.path()).unwrap().check_finite().unwrap();
+    edit_bytes(&dir.path().join("model.safetensors"), |bytes| {
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let error = ModelDir::open(dir.path()).unwrap().check_finite().unwrap_err().to_string();
+    assert!(error.contains("model.safetensors: tensor `model.norm.weight` holds NaN"), "{error}");
+}
+
+#[test]
 fn the_digest_is_that_of_weights_and_switches() {
     let digest = |change: fn(&Path)| {
         let dir = copy("qwen3/odd");
