@@ -48,13 +48,13 @@ pub(crate) async fn start(settings: &Settings) -> Result<Running> {
     let address = listener.local_addr().context("read the port")?;
 
     let clock: Arc<dyn Clock> = SystemClock::new();
-    let store =
-        Store::open(config::store(settings), Arc::clone(&clock)).map_err(|error| match error {
-            // It says which directory, and what is wrong with it.
-            refused @ tinsmith_store::Error::Refused { .. } => anyhow::Error::new(refused),
-            other => anyhow::Error::new(other)
-                .context(format!("open the data directory {}", settings.data_dir.display())),
-        })?;
+    let store = Store::open(config::store(settings), Arc::clone(&clock)).map_err(|error| {
+        // A refusal says which directory, and what is wrong with it.
+        let says_all = matches!(error, tinsmith_store::Error::Refused { .. });
+        let error = anyhow::Error::new(error);
+        let place = settings.data_dir.display();
+        if says_all { error } else { error.context(format!("open the data directory {place}")) }
+    })?;
     let offers = models::offers(settings)?;
     let loaded = models::load(settings, &offers)?;
     let names = loaded.catalog.models.iter().map(|model| model.name.clone()).collect();
