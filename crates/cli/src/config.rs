@@ -10,6 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::hub;
+
 mod limits;
 
 pub(crate) use limits::{engine, server, store, worker};
@@ -20,7 +22,7 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "models",
         "",
-        "directories in Hugging Face format, DIR or NAME=DIR; none: the model that ships",
+        "directories in Hugging Face format, DIR or NAME=DIR, or hub ids, ORG/NAME; none: the model that ships",
     ),
     ("host", "127.0.0.1", "address to listen on"),
     ("port", "8000", "port to listen on; 0 takes a free one"),
@@ -216,6 +218,7 @@ pub(crate) struct Settings {
     pub(crate) allow_network_fs: bool,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
+    pub(crate) hub: hub::Access,
 }
 
 /// More threads than any machine has cores.
@@ -264,6 +267,7 @@ impl Settings {
             allow_network_fs: values.flag("allow_network_fs")?,
             log: values.text("log").to_owned(),
             log_format,
+            hub: hub_access(),
         })
     }
 }
@@ -345,6 +349,27 @@ fn data_dir(given: &str) -> Result<PathBuf> {
         .or_else(|| set("HOME").map(|home| home.join(".local/share")))
         .map(|base| base.join("tinsmith"))
         .context("find a home for the data: set HOME or give --data-dir")
+}
+
+/// What Hugging Face's own tools go by, so that their downloads and logins are found.
+#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+fn hub_access() -> hub::Access {
+    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let cache = || {
+        set("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| set("HOME").map(|home| Path::new(&home).join(".cache")))
+    };
+    hub::Access {
+        home: set("HF_HOME")
+            .map(PathBuf::from)
+            .or_else(|| cache().map(|cache| cache.join("huggingface"))),
+        token: set("HF_TOKEN").map(|token| token.trim().to_owned()),
+        endpoint: set("HF_ENDPOINT")
+            .unwrap_or_else(|| hub::ENDPOINT.to_owned())
+            .trim_end_matches('/')
+            .to_owned(),
+    }
 }
 
 #[cfg(test)]

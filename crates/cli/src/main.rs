@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod device;
 mod host;
+mod hub;
 mod logs;
 mod models;
 mod random;

@@ -1,4 +1,4 @@
-//! The base models that are served: directories with their names, opened and packed.
+//! The base models that are served: directories and hub ids with their names, opened and packed.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +14,7 @@ use tinsmith_tokenizer::Tokenizer;
 use crate::{
     config::{self, Settings},
     device::{self, Device},
-    host,
+    host, hub,
 };
 
 /// The first model is also called this.
@@ -27,6 +27,8 @@ const ACTIVATION_SHARE: u64 = 3;
 pub(crate) struct Offer {
     pub(crate) names: Vec<String>,
     pub(crate) dir: PathBuf,
+    /// What clients load the tokenizer from: the directory, or the hub id.
+    pub(crate) tokenizer: String,
 }
 
 /// What the worker runs and the server offers.
@@ -35,36 +37,47 @@ pub(crate) struct Loaded {
     pub(crate) catalog: Catalog,
 }
 
-/// The directories that the settings name, or the model that ships; the first is also `base`.
+/// The models that the settings name, or the one that ships; the first is also `base`. Hub ids that are not
+/// in the hub's cache are downloaded, which may take long: call this before signals are caught.
 ///
 /// # Errors
 ///
-/// A name given twice, or the shipped model is not there.
+/// A name given twice, no such directory, a download that fails, or the shipped model is not there.
 pub(crate) fn offers(settings: &Settings) -> Result<Vec<Offer>> {
     let mut offers: Vec<Offer> = Vec::new();
     for model in &settings.models {
-        let (name, dir) = match model.split_once('=') {
-            Some((name, dir)) => (name.to_owned(), PathBuf::from(dir)),
-            None => (default_name(Path::new(model)), PathBuf::from(model)),
+        let (name, place) = match model.split_once('=') {
+            Some((name, place)) => (name.to_owned(), place),
+            None => (default_name(model), model.as_str()),
         };
         ensure!(
-            !name.is_empty() && !dir.as_os_str().is_empty(),
+            !name.is_empty() && !place.is_empty(),
             "read the model {model:?}: give DIR or NAME=DIR"
         );
         ensure!(
             !offers.iter().any(|offer| offer.names.contains(&name)),
             "offer two models as {name:?}: give one of them another NAME=DIR"
         );
-        let dir = dir.canonicalize().with_context(|| {
-            format!("open the model directory {}: give DIR or NAME=DIR of a model in Hugging Face format", dir.display())
+        let found = if is_hub_id(place) { hub::fetch(place, &settings.hub)? } else { place.into() };
+        let dir = found.canonicalize().with_context(|| {
+            format!(
+                "open the model directory {place}: give DIR or NAME=DIR of a model in Hugging Face format, \
+                 or a hub id, ORG/NAME"
+            )
         })?;
         match offers.iter_mut().find(|offer| offer.dir == dir) {
             Some(offer) => offer.names.push(name),
-            None => offers.push(Offer { names: vec![name], dir }),
+            None => {
+                let tokenizer =
+                    if is_hub_id(place) { place.to_owned() } else { dir.display().to_string() };
+                offers.push(Offer { names: vec![name], dir, tokenizer });
+            }
         }
     }
     if offers.is_empty() {
-        offers.push(Offer { names: vec!["nano".to_owned()], dir: shipped()? });
+        let dir = shipped()?;
+        let tokenizer = dir.display().to_string();
+        offers.push(Offer { names: vec!["nano".to_owned()], dir, tokenizer });
     }
     if !offers.iter().any(|offer| offer.names.iter().any(|name| name == FIRST)) {
         offers[0].names.push(FIRST.to_owned());
@@ -121,7 +134,7 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
                 name: name.clone(),
                 base_digest: digest.clone(),
                 architecture: dir.config().family.to_owned(),
-                tokenizer_id: tokenizer_id.unwrap_or_else(|| offer.dir.display().to_string()),
+                tokenizer_id: tokenizer_id.unwrap_or_else(|| offer.tokenizer.clone()),
                 vocab_size: u32::try_from(dir.config().vocab_size).context("use the vocabulary")?,
                 context: limits.max_model_len,
                 kernel_set: kernel_set.clone(),
@@ -160,7 +173,16 @@ pub(crate) fn limits(settings: &Settings, dir: &ModelDir) -> tinsmith_engine::Co
     config::engine(settings, kv_blocks, max_model_len, activation_bytes)
 }
 
-fn default_name(dir: &Path) -> String {
+/// A directory of that path comes first.
+fn is_hub_id(place: &str) -> bool {
+    !Path::new(place).is_dir() && hub::is_id(place)
+}
+
+fn default_name(place: &str) -> String {
+    if is_hub_id(place) {
+        return place.to_owned();
+    }
+    let dir = Path::new(place);
     let canonical = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     canonical
         .file_name()

@@ -13,7 +13,8 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     config::{self, Settings},
-    host, models,
+    host,
+    models::{self, Offer},
 };
 
 /// How often expired and unreferenced things are looked for.
@@ -38,7 +39,7 @@ pub(crate) struct Running {
 /// # Errors
 ///
 /// What could not be opened, and how to mend it.
-pub(crate) async fn start(settings: &Settings) -> Result<Running> {
+pub(crate) async fn start(settings: &Settings, offers: &[Offer]) -> Result<Running> {
     let address = address(settings).await?;
     let files = host::raise_file_limit();
     let connections_max = usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX);
@@ -55,8 +56,7 @@ pub(crate) async fn start(settings: &Settings) -> Result<Running> {
         let place = settings.data_dir.display();
         if says_all { error } else { error.context(format!("open the data directory {place}")) }
     })?;
-    let offers = models::offers(settings)?;
-    let loaded = models::load(settings, &offers)?;
+    let loaded = models::load(settings, offers)?;
     let names = loaded.catalog.models.iter().map(|model| model.name.clone()).collect();
     let worker = tinsmith_worker::start(
         config::worker(settings),

@@ -26,7 +26,7 @@ const GIBIBYTE: f64 = 1_073_741_824.0;
 
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Model directories to check; none: the model that ships.
+    /// Model directories and hub ids to check; none: the model that ships.
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
     /// Settings file; without it `$TINSMITH_CONFIG`, else `./tinsmith.toml`.
@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Err(error) => report.problem(
             "models",
             &format!("{error:#}"),
-            "name a directory in Hugging Face format",
+            "name a directory in Hugging Face format, or a hub id",
         ),
     }
     if report.problems > 0 {

@@ -119,7 +119,7 @@ fn settings(model: &Path, data_dir: &Path, log: &str) -> Result<Settings> {
 
 async fn with_server(settings: &Settings, lesson: &Lesson) -> Result<String> {
     let start = Instant::now();
-    let running = run::start(settings).await?;
+    let running = run::start(settings, &models::offers(settings)?).await?;
     say(&format!("a server with the model {MODEL} listens on {}", running.url()));
     let service =
         ServiceClient::connect(Config::new(running.url())).await.context("open a session")?;

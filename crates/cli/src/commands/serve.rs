@@ -8,14 +8,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Flags, Settings, Values},
-    logs, run,
+    logs,
+    models::{self, Offer},
+    run,
     terminal::say,
 };
 
 /// Flags of `serve`; each but `--config` is a setting of the same name.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// A directory in Hugging Face format, or NAME=DIR; none: the model that ships.
+    /// A directory in Hugging Face format, NAME=DIR, or a hub id, ORG/NAME; none: the model that ships.
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
     /// Address to listen on (127.0.0.1).
@@ -73,19 +75,20 @@ impl Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let settings = arguments.settings()?;
     logs::start(&settings.log, settings.log_format)?;
+    let offers = models::offers(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("tinsmith-http")
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(&settings))
+    runtime.block_on(serve(&settings, &offers))
 }
 
-async fn serve(settings: &Settings) -> Result<()> {
+async fn serve(settings: &Settings, offers: &[Offer]) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
-    let running = run::start(settings).await?;
+    let running = run::start(settings, offers).await?;
     for line in greeting(settings, &running) {
         say(&line);
     }

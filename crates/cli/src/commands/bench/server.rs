@@ -16,7 +16,7 @@ use super::{
     Counts, now,
     report::{Figure, percentile},
 };
-use crate::{config::Settings, run};
+use crate::{config::Settings, models, run};
 
 /// Latencies of a server in this process. `settings` serve the model under `name`.
 pub(super) async fn latencies(
@@ -24,7 +24,7 @@ pub(super) async fn latencies(
     name: &str,
     counts: &Counts,
 ) -> Result<Vec<Figure>> {
-    let running = run::start(settings).await?;
+    let running = run::start(settings, &models::offers(settings)?).await?;
     let measured = measure(&running.url(), name, counts).await;
     running.stop().await?;
     measured
