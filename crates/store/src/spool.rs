@@ -57,7 +57,11 @@ impl Spool {
     }
 
     /// Writes a record; it is durable after the next [`Self::sync`].
-    pub(crate) fn append(&mut self, payload: &[u8]) -> io::Result<Place> {
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the disk is full: nothing names what was written of the record, and every
+    /// record before it is durable. [`Error::Fatal`] otherwise.
+    pub(crate) fn append(&mut self, payload: &[u8]) -> Result<Place> {
         if self.active.as_ref().is_some_and(|active| active.length >= self.segment_bytes_max) {
             self.sync()?;
             self.active = None;
@@ -79,9 +83,9 @@ impl Spool {
             segment.file.write_all(&header).and_then(|()| segment.file.write_all(payload))
         {
             if segment.dirty && self.durable {
-                segment.file.sync_data()?;
+                segment.file.sync_data().map_err(flush_error)?;
             }
-            return Err(error);
+            return Err(write_error(error));
         }
         segment.length += HEADER_BYTES + length;
         segment.dirty = true;
@@ -90,12 +94,15 @@ impl Spool {
     }
 
     /// Flushes what was appended.
-    pub(crate) fn sync(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Fatal`], whatever the cause.
+    pub(crate) fn sync(&mut self) -> Result<()> {
         if let Some(active) = &mut self.active
             && active.dirty
         {
             if self.durable {
-                active.file.sync_data()?;
+                active.file.sync_data().map_err(flush_error)?;
             }
             active.dirty = false;
         }
@@ -115,12 +122,16 @@ impl Spool {
         Ok(deleted)
     }
 
-    fn begin(&mut self) -> io::Result<Segment> {
+    fn begin(&mut self) -> Result<Segment> {
         let number = self.next;
         self.next += 1;
-        let file = File::options().append(true).create_new(true).open(path(&self.dir, number))?;
+        let file = File::options()
+            .append(true)
+            .create_new(true)
+            .open(path(&self.dir, number))
+            .map_err(write_error)?;
         if self.durable {
-            File::open(&self.dir)?.sync_all()?;
+            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(flush_error)?;
         }
         Ok(Segment { number, file, length: 0, dirty: false })
     }
@@ -146,6 +157,23 @@ pub(crate) fn read(dir: &Path, place: &Place) -> Result<Bytes> {
         return Err(corrupted());
     }
     Ok(payload.into())
+}
+
+/// A full disk leaves the store as it was; any other failed write does not.
+fn write_error(error: io::Error) -> Error {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return Error::Io(error);
+    }
+    tracing::error!(error = %error, "spool failed");
+    Error::Fatal
+}
+
+/// After a failed flush the system may have let go of what was to be written, and the next flush would
+/// succeed without it: there is no second try, also where the disk was merely full.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn flush_error(error: io::Error) -> Error {
+    tracing::error!(error = %error, "spool flush failed");
+    Error::Fatal
 }
 
 /// The numbers of the segments on disk, rising.
@@ -194,5 +222,43 @@ mod tests {
         assert!(matches!(read(dir.path(), &places[2]), Err(Error::Corrupted { .. })));
         assert_eq!(spool.sweep(&[1].into()).unwrap(), 1);
         assert_eq!(segments(dir.path()).unwrap(), [1, 3]);
+    }
+    /// A spool whose segment is a device that takes no flush: `full` takes no bytes either.
+    #[cfg(target_os = "linux")]
+    fn on_device(dir: &Path, device: &str, dirty: bool) -> Spool {
+        let mut spool = Spool::open(dir.to_owned(), 100, true).unwrap();
+        let file = File::options().append(true).open(device).unwrap();
+        spool.active = Some(Segment { number: 1, file, length: 0, dirty });
+        spool.next = 2;
+        spool
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_passes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = on_device(dir.path(), "/dev/full", false);
+        let full = spool.append(b"one");
+        assert!(matches!(full, Err(Error::Io(_))), "{full:?}");
+        assert_eq!(spool.append(b"two").unwrap().segment, 2);
+        spool.sync().unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_failed_flush_is_fatal() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = on_device(dir.path(), "/dev/null", false);
+        spool.append(&[7; 200]).unwrap();
+        let on_demand = spool.sync();
+        assert!(matches!(on_demand, Err(Error::Fatal)), "{on_demand:?}");
+        let at_rotation = spool.append(b"two");
+        assert!(matches!(at_rotation, Err(Error::Fatal)), "{at_rotation:?}");
+        let after_a_full_disk = on_device(dir.path(), "/dev/full", true).append(b"one");
+        assert!(matches!(after_a_full_disk, Err(Error::Fatal)), "{after_a_full_disk:?}");
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert!(matches!(flush_error(kind.into()), Error::Fatal));
+            assert!(matches!(write_error(kind.into()), Error::Io(_)));
+        }
     }
 }

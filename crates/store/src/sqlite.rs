@@ -51,7 +51,7 @@ impl Tx<'_> {
         if bytes.len() <= self.shared.config.inline_body_bytes_max {
             return Ok(Stored::Inline(bytes.clone()));
         }
-        Ok(Stored::Spooled(self.spool.append(bytes).map_err(spool_error)?))
+        Ok(Stored::Spooled(self.spool.append(bytes)?))
     }
 
     /// The blob is on disk; nothing may come to name one that is not.
@@ -210,15 +210,6 @@ impl From<rusqlite::Error> for Error {
         }
         Self::Io(io::Error::other(error))
     }
-}
-
-/// A full disk leaves the store as it was; any other failed write does not.
-pub(crate) fn spool_error(error: io::Error) -> Error {
-    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-        return Error::Io(error);
-    }
-    tracing::error!(error = %error, "spool failed");
-    Error::Fatal
 }
 
 /// A row that must be there.

@@ -176,10 +176,7 @@ impl Writer {
             }
             self.conn.prepare_cached("RELEASE one")?.execute([])?;
         }
-        self.spool.sync().map_err(|error| {
-            tracing::error!(error = %error, "spool flush failed");
-            Error::Fatal
-        })?;
+        self.spool.sync()?;
         Ok(self.conn.execute_batch("COMMIT")?)
     }
 }
