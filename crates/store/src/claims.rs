@@ -55,8 +55,10 @@ impl Store {
     /// # Errors
     /// For each completion: [`Error::NameTaken`] or [`Error::Conflict`] where its effect was refused
     /// and the request failed instead (category user); [`Error::NotFound`] where the request, its
-    /// run or a blob is unknown, and the request is as pending as before; [`Error::Io`] where nothing
-    /// was committed, as on a full disk: the same completions can be sent again.
+    /// run or a blob is unknown, and [`Error::Conflict`] where a loaded state would cover a request
+    /// that has not ended, or is older than the run's snapshot: the request is as pending as before,
+    /// and the other completions count; [`Error::Io`] where nothing was committed, as on a full disk:
+    /// the same completions can be sent again.
     pub async fn complete(&self, completions: Vec<Completion>) -> Vec<Result<()>> {
         let mut results: Vec<Result<()>> = Vec::with_capacity(completions.len());
         let mut durable = Vec::new();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tinsmith_types::ids::SeqId;
 
 use super::{Fixture, done, failure, manifest, request};
-use crate::{Completion, Effect, Error, JournalState, Outcome, SnapshotRecord};
+use crate::{BlobId, Completion, Effect, Error, JournalState, Outcome, SnapshotRecord};
 
 #[tokio::test]
 async fn a_run_is_its_snapshot_and_its_journal() {
@@ -86,4 +86,45 @@ async fn spool_segments_go_when_nothing_is_left_in_them() {
     fixture.store.sweep().await.unwrap();
     assert_eq!(segments(), 1);
     assert_eq!(fixture.store.journal(&model, SeqId(6)).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_load_that_cannot_be_kept_leaves_its_request_pending() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let model = fixture.create_run(0).await;
+    let mut ids = Vec::new();
+    for seq in 1..=3 {
+        ids.push(fixture.submit(&model, seq).await.unwrap().request_id);
+    }
+    let created = fixture.store.claim(1, Duration::ZERO).await.unwrap().remove(0).request_id;
+    let loaded = |id, seq, blob: &BlobId| {
+        let snapshot = SnapshotRecord { applied_seq: SeqId(seq), blob: blob.clone() };
+        Completion { effect: Effect::Loaded(snapshot), ..done(id, "loaded") }
+    };
+    let (blob, _) = fixture.store.stage(manifest(&model, 2), Vec::new()).await.unwrap();
+    let unknown = BlobId("00".to_owned());
+    // The ones around it count, in the same write.
+    let completions =
+        vec![done(&created, "made"), loaded(&ids[0], 1, &unknown), done(&ids[2], "3")];
+    let ended = fixture.store.complete(completions).await;
+    assert!(matches!(ended[..], [Ok(()), Err(Error::NotFound { .. }), Ok(())]), "{ended:?}");
+    let early = fixture.store.complete(vec![loaded(&ids[1], 2, &blob)]).await.remove(0);
+    assert!(matches!(early, Err(Error::Conflict { .. })), "{early:?}");
+
+    let fixture = fixture.reopen(dir.path());
+    for (place, is_pending) in [(0, true), (1, true), (2, false)] {
+        let retrieved = fixture.retrieve(&ids[place]).await.unwrap();
+        let found = matches!(retrieved, crate::Retrieved::Pending(_));
+        assert_eq!(found, is_pending, "{place}: {retrieved:?}");
+    }
+    assert!(!fixture.store.run(&fixture.tenant, &model).await.unwrap().ready);
+    assert_eq!(fixture.store.snapshot(&model).await.unwrap(), None);
+    assert_eq!(fixture.claim_seqs().await, [1, 2]);
+    let completions = vec![done(&ids[0], "1"), loaded(&ids[1], 2, &blob)];
+    for completed in fixture.store.complete(completions).await {
+        completed.unwrap();
+    }
+    assert!(fixture.store.run(&fixture.tenant, &model).await.unwrap().ready);
+    assert!(fixture.store.snapshot(&model).await.unwrap().is_some());
 }

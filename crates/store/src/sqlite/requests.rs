@@ -109,45 +109,19 @@ impl Tx<'_> {
         Ok(admitted(id, true, failure))
     }
 
-    /// Ends a request with its effect. `None`: it had ended before.
+    /// Ends a request with its effect. `None`: it had ended before. An error leaves no trace of it,
+    /// and what was completed before it in the same write stays.
     pub(crate) fn complete(&mut self, completion: &Completion) -> Result<Option<Completed>> {
-        let id = &completion.request_id;
-        let known = self
-            .conn
-            .prepare_cached("SELECT * FROM requests WHERE id = ?1")?
-            .query_row([&id.0], known);
-        let known = found(known, || format!("request {id}"))?;
-        if !known.pending {
-            return Ok(None);
+        self.conn.prepare_cached("SAVEPOINT completion")?.execute([])?;
+        let ended = self.end(completion);
+        // SQLite ends the transaction by itself where the disk is full.
+        if !self.conn.is_autocommit() {
+            if ended.is_err() {
+                self.conn.prepare_cached("ROLLBACK TO completion")?.execute([])?;
+            }
+            self.conn.prepare_cached("RELEASE completion")?.execute([])?;
         }
-        let mut outcome = completion.outcome.clone();
-        let mut refused = None;
-        if matches!(outcome, Outcome::Done(_))
-            && let Err(error) = self.make_visible(&known, &completion.effect)
-        {
-            let message = match &error {
-                Error::NameTaken { name } => format!(
-                    "a checkpoint named `{name}` exists already in {}; choose another name",
-                    known.model
-                ),
-                Error::Conflict { what } => format!("{what} exists already with another content"),
-                Error::NotFound { .. }
-                | Error::Finished
-                | Error::Full
-                | Error::Corrupted { .. }
-                | Error::Refused { .. }
-                | Error::Io(_)
-                | Error::Fatal => return Err(error),
-            };
-            outcome = Outcome::Failed(Failure { category: Category::User, message });
-            refused = Some(error);
-        }
-        self.finish(&known, &outcome, completion.digest)?;
-        if let (Outcome::Done(_), Effect::Loaded(snapshot)) = (&outcome, &completion.effect) {
-            self.put_snapshot(&known.model, snapshot)?;
-        }
-        let Known { tenant, request_id, kind, .. } = known;
-        Ok(Some(Completed { request_id, tenant, kind, outcome, refused }))
+        ended
     }
 
     /// Fails every request that waits for `missing`, unless it has come.
@@ -183,6 +157,47 @@ impl Tx<'_> {
                 WHERE result_kept = 1 AND finished_at <= ?1 LIMIT 1000)",
         )?;
         Ok(update.execute([before])?)
+    }
+
+    fn end(&mut self, completion: &Completion) -> Result<Option<Completed>> {
+        let id = &completion.request_id;
+        let known = self
+            .conn
+            .prepare_cached("SELECT * FROM requests WHERE id = ?1")?
+            .query_row([&id.0], known);
+        let known = found(known, || format!("request {id}"))?;
+        if !known.pending {
+            return Ok(None);
+        }
+        let mut outcome = completion.outcome.clone();
+        let mut refused = None;
+        if matches!(outcome, Outcome::Done(_))
+            && let Err(error) = self.make_visible(&known, &completion.effect)
+        {
+            let message = match &error {
+                Error::NameTaken { name } => format!(
+                    "a checkpoint named `{name}` exists already in {}; choose another name",
+                    known.model
+                ),
+                Error::Conflict { what } => format!("{what} exists already with another content"),
+                Error::NotFound { .. }
+                | Error::Finished
+                | Error::Full
+                | Error::Corrupted { .. }
+                | Error::Refused { .. }
+                | Error::Io(_)
+                | Error::Fatal => return Err(error),
+            };
+            outcome = Outcome::Failed(Failure { category: Category::User, message });
+            refused = Some(error);
+        }
+        self.finish(&known, &outcome, completion.digest)?;
+        // After `finish`: the state holds this request too.
+        if let (Outcome::Done(_), Effect::Loaded(snapshot)) = (&outcome, &completion.effect) {
+            self.put_snapshot(&known.model, snapshot)?;
+        }
+        let Known { tenant, request_id, kind, .. } = known;
+        Ok(Some(Completed { request_id, tenant, kind, outcome, refused }))
     }
 
     /// The id that parked requests wait for is let in even so: without it they would stay.
