@@ -53,6 +53,10 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// An earlier call of this training client never reached the server, so that its run cannot go on in
+    /// order: resume it from a checkpoint with a new client.
+    #[error("use a training client of which an earlier call was never sent")]
+    Broken,
     /// The runtime that the call ran on was shut down.
     #[error("finish the call: its runtime has stopped")]
     Stopped,

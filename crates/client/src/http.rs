@@ -122,6 +122,7 @@ impl Http {
                 | Error::Expired { .. }
                 | Error::Timeout { .. }
                 | Error::Response { .. }
+                | Error::Broken
                 | Error::Stopped => return Err(error),
             }
             tracing::debug!(%error, request.id = %request_id, "polling again");

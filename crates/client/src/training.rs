@@ -24,6 +24,9 @@ use crate::{
     ApiFuture, Datum, Error, Result, SamplingClient, future, http::Answer, service::Session,
 };
 
+/// In place of a turn: a call was never sent.
+const BROKEN: i64 = i64::MAX;
+
 /// One training run. Calls start at once and are submitted in the order in which they are made.
 #[derive(Clone, Debug)]
 pub struct TrainingClient {
@@ -233,9 +236,15 @@ impl TrainingClient {
         };
         ApiFuture::start(async move {
             let mut turn = inner.turn.subscribe();
-            turn.wait_for(|turn| *turn == seq_id).await.map_err(|_| Error::Stopped)?;
+            let ready = turn.wait_for(|turn| *turn == seq_id || *turn == BROKEN).await;
+            if *ready.map_err(|_| Error::Stopped)? == BROKEN {
+                return Err(Error::Broken);
+            }
             let sent = send(SeqId(seq_id)).await;
-            inner.turn.send_replace(seq_id + 1);
+            // A request that the server refused has used its number up. One that it never saw is a gap that
+            // holds up all that follow.
+            let is_known = matches!(sent, Ok(_) | Err(Error::Api { .. }));
+            inner.turn.send_replace(if is_known { seq_id + 1 } else { BROKEN });
             sent?.await
         })
     }

@@ -141,6 +141,17 @@ async fn failures_say_whose_fault_they_are() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_never_sent_ends_the_client() {
+    let (script, service) = start().await;
+    let training = training(&script, &service).await;
+    let datum = Datum::completion(&[u32::MAX], &[2]).unwrap();
+    let error = training.forward_backward(vec![datum], "cross_entropy").await.unwrap_err();
+    assert!(matches!(error, Error::Validation { .. }), "{error}");
+    let error = training.optim_step(AdamParams::default()).await.unwrap_err();
+    assert!(matches!(error, Error::Broken), "{error}");
+}
+
+#[tokio::test]
 async fn a_busy_server_is_asked_again() {
     let (script, service) = start().await;
     let training = training(&script, &service).await;
