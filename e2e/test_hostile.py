@@ -52,7 +52,7 @@ def wait(server, submitted):
 def retrieve(server, body):
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=40)
     with connection:
-        head = f"POST /api/v1/retrieve_future HTTP/1.0\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /api/v1/retrieve_future HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -95,7 +95,7 @@ def test_repeated_requests_have_one_effect(server):
 
 
 def test_silent_and_broken_connections_disturb_nobody(server):
-    starts = [b"", b"GET / HT", b"POST /api/v1/create_session HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"]
+    starts = [b"", b"GET / HT", b"POST /api/v1/create_session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"]
     sockets = []
     for number in range(300):
         sockets.append(socket.create_connection(("127.0.0.1", server.port)))

@@ -73,7 +73,8 @@ pub(crate) async fn start(settings: &Settings, offers: &[Offer]) -> Result<Runni
         record(&counted.stats());
         recorder.render()
     });
-    let limits = config::server(settings, connections_max.clamp(64, 65_536));
+    let mut limits = config::server(settings, connections_max.clamp(64, 65_536));
+    limits.loopback_only = address.ip().is_loopback();
     let router =
         tinsmith_server::router(limits.clone(), store.clone(), loaded.catalog, clock, metrics);
     let (stop, mut stopped) = watch::channel(false);

@@ -17,6 +17,8 @@ pub struct Config {
     pub body_timeout: Duration,
     /// How long a client may take to send the head of its next request before its connection is closed.
     pub head_timeout: Duration,
+    /// The server listens on loopback only: a request to a host of another name is answered 403.
+    pub loopback_only: bool,
     /// Connections that are open at one time; more wait to be accepted.
     pub connections_max: usize,
     /// How long a poll is held. The SDK gives up after 45 s; 30 s is the longest that is wise.

@@ -26,6 +26,9 @@ pub(crate) enum Error {
     /// Understood, and wrong or not offered here.
     #[error("{detail}")]
     Invalid { code: &'static str, detail: String },
+    /// Not from here.
+    #[error("{detail}")]
+    Forbidden { code: &'static str, detail: String },
     /// No such thing, or not the caller's.
     #[error("{what} not found")]
     NotFound { what: String },
@@ -70,6 +73,7 @@ impl Error {
         match self {
             Self::Malformed { .. } => (StatusCode::BAD_REQUEST, "malformed_body"),
             Self::Invalid { code, .. } => (StatusCode::BAD_REQUEST, code),
+            Self::Forbidden { code, .. } => (StatusCode::FORBIDDEN, code),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no_such_endpoint"),
             Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),

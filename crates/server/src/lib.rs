@@ -11,6 +11,7 @@ mod error;
 mod id;
 mod negotiate;
 mod ordered;
+mod origin;
 mod page;
 mod parts;
 mod router;

@@ -17,6 +17,7 @@ use crate::{
     catalog::Catalog,
     config::Config,
     error::Error,
+    origin,
     routes::{
         checkpoints, futures, runs, sampling, service, sessions, telemetry, training, weights,
     },
@@ -40,6 +41,7 @@ pub fn router(
     router
         .fallback(no_endpoint)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), origin::same))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), trace::trace))
         .with_state(app)
 }

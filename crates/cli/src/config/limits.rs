@@ -34,6 +34,7 @@ pub(crate) fn server(settings: &Settings, connections_max: usize) -> tinsmith_se
         body_bytes_in_flight_max: 512 << 20,
         body_timeout: Duration::from_secs(60),
         head_timeout: Duration::from_secs(120),
+        loopback_only: true,
         connections_max,
         poll_wait_max: Duration::from_secs(28),
         drain_max: Duration::from_secs(5),

@@ -54,6 +54,7 @@ pub(crate) fn config() -> Config {
         body_bytes_in_flight_max: 16 << 20,
         body_timeout: Duration::from_secs(10),
         head_timeout: Duration::from_secs(10),
+        loopback_only: true,
         connections_max: 100,
         poll_wait_max: Duration::from_millis(50),
         drain_max: Duration::from_secs(10),

@@ -32,7 +32,7 @@ async fn serve(
 fn send(address: SocketAddr, head: &str, body: &str) -> JoinHandle<String> {
     let length = body.len();
     let request = format!(
-        "{head} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(request.as_bytes()).unwrap();

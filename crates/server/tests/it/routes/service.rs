@@ -92,3 +92,23 @@ async fn unknown_paths_and_methods() {
     assert_snapshot!(server.get("/api/v1/create_model").await.line(), @r#"405 {"code":"method_not_allowed","detail":"method GET is not allowed on /api/v1/create_model; GET / lists all endpoints"}"#);
     assert_snapshot!(server.send_json("DELETE", "sessions/a", json!(null)).await.line(), @r#"405 {"code":"method_not_allowed","detail":"method DELETE is not allowed on /api/v1/sessions/a; GET / lists all endpoints"}"#);
 }
+
+#[tokio::test]
+async fn web_pages_are_kept_out() {
+    let server = Server::without_worker();
+    let session = json!({"tags": [], "sdk_version": "0.38.0"}).to_string();
+    let post = async |host: &str, origin: &str| {
+        let headers = [("host", host), ("origin", origin), ("content-type", "text/plain")];
+        server.post_bytes("create_session", &headers, session.clone()).await.line()
+    };
+    assert_snapshot!(post("127.0.0.1:8000", "http://evil.example").await, @r#"403 {"code":"foreign_origin","detail":"web pages of \"http://evil.example\" may not use this server"}"#);
+    assert_snapshot!(post("evil.example:8000", "http://evil.example:8000").await, @r#"403 {"code":"foreign_host","detail":"the host \"evil.example:8000\" is no name of the address that this server listens on; use localhost, 127.0.0.1 or [::1]"}"#);
+    let sessions = server.get("/api/v1/sessions").await.json();
+    assert_eq!(sessions["sessions"].as_array().map(Vec::len), Some(0), "{sessions}");
+    let same = [("host", "localhost:8000"), ("origin", "http://localhost:8000")];
+    let reply = server.post_bytes("create_session", &same, session).await;
+    assert_eq!(reply.status, 200, "{}", reply.line());
+    let sdk = [("host", "127.0.0.1:8000")];
+    let reply = server.post_bytes("client/config", &sdk, r#"{"sdk_version":"0.38.0"}"#).await;
+    assert_eq!(reply.status, 200, "{}", reply.line());
+}
