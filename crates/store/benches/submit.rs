@@ -116,6 +116,7 @@ fn config(dir: &Path) -> Config {
         samples_max: 20_000,
         sample_bytes_max: 536_870_912,
         cache_bytes_max: 268_435_456,
+        claim_bytes_max: 67_108_864,
         pending_requests_per_run_max: 10_000_000,
         gap_timeout: Duration::from_secs(600),
         result_retention: Duration::from_secs(86_400),

@@ -15,7 +15,8 @@ impl Store {
     /// where none came.
     ///
     /// Within a run they come in the order of their ids, and nothing before them is left out. Runs and
-    /// samplers take turns, one request each.
+    /// samplers take turns, one request each. Fewer come where their bodies are large
+    /// ([`Config::claim_bytes_max`](crate::Config::claim_bytes_max)), but always one where there is one.
     ///
     /// # Errors
     /// [`Error::Fatal`] where the store has stopped.
@@ -32,7 +33,7 @@ impl Store {
             }
             let taken = {
                 let mut index = shared.index();
-                let taken = index.take(max);
+                let taken = index.take(max, shared.config.claim_bytes_max);
                 if index.has_work() {
                     shared.work.notify_one();
                 }
@@ -179,7 +180,7 @@ impl Store {
             }
         }
         let claimed = std::mem::take(&mut held.taken).into_iter().filter_map(|taken| {
-            let Taken { tenant, request_id, kind, target, body } = taken;
+            let Taken { tenant, request_id, kind, target, length: _, body } = taken;
             Some(Claimed { tenant, request_id, kind, target, body: body? })
         });
         Ok(claimed.collect())

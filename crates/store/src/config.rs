@@ -23,6 +23,9 @@ pub struct Config {
     /// Bytes of training requests' bodies, and of their results, that are kept in memory to save
     /// reads, at most (each).
     pub cache_bytes_max: usize,
+    /// A claim hands out no more requests once it holds this many bytes of bodies: so much, and one
+    /// body more, at most.
+    pub claim_bytes_max: usize,
     /// Unfinished requests of one run, at most.
     pub pending_requests_per_run_max: usize,
     /// How long parked requests wait for a missing sequence id before they fail.

@@ -38,6 +38,7 @@ pub(crate) fn config(data_dir: Option<&Path>) -> Config {
         samples_max: 8,
         sample_bytes_max: 4096,
         cache_bytes_max: 2048,
+        claim_bytes_max: 8192,
         pending_requests_per_run_max: 20,
         gap_timeout: Duration::from_secs(600),
         result_retention: Duration::from_secs(36_000),

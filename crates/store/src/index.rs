@@ -54,6 +54,8 @@ struct Pending {
     model: ModelId,
     seq: i64,
     kind: RequestKind,
+    /// Bytes of the body.
+    length: usize,
     /// Not kept where memory is short or after a restart.
     body: Option<Bytes>,
     /// Made by the first waiter; dropping it wakes all.
@@ -68,6 +70,8 @@ pub(crate) struct Arrival {
     pub(crate) seq: SeqId,
     pub(crate) request_id: RequestId,
     pub(crate) kind: RequestKind,
+    /// Bytes of the body.
+    pub(crate) length: usize,
     pub(crate) body: Option<Bytes>,
 }
 
@@ -78,6 +82,8 @@ pub(crate) struct Taken {
     pub(crate) request_id: RequestId,
     pub(crate) kind: RequestKind,
     pub(crate) target: Target,
+    /// Bytes of the body.
+    pub(crate) length: usize,
     /// `None`: to be read from disk.
     pub(crate) body: Option<Bytes>,
 }
@@ -128,7 +134,7 @@ impl Index {
 
     /// Takes up a request that is to be run.
     pub(crate) fn arrived(&mut self, arrival: Arrival, now: Duration) {
-        let Arrival { tenant, model, seq, request_id, kind, mut body } = arrival;
+        let Arrival { tenant, model, seq, request_id, kind, length, mut body } = arrival;
         let bytes = body.as_ref().map_or(0, Bytes::len);
         if self.body_bytes + bytes > self.cache_bytes_max {
             body = None;
@@ -138,7 +144,8 @@ impl Index {
         let run = self.runs.entry(model.clone()).or_default();
         run.queue.insert(seq.0, request_id.clone());
         run.unfinished += 1;
-        let pending = Pending { tenant, model: model.clone(), seq: seq.0, kind, body, done: None };
+        let pending =
+            Pending { tenant, model: model.clone(), seq: seq.0, kind, length, body, done: None };
         self.pending.insert(request_id, pending);
         self.consumed(&model, seq, now);
     }
@@ -174,24 +181,27 @@ impl Index {
         late.filter_map(|(model, _)| Some((model.clone(), self.next_seq(model)?))).collect()
     }
 
-    /// Takes up to `max` requests, one of each lane in turn.
-    pub(crate) fn take(&mut self, max: usize) -> Vec<Taken> {
-        let mut taken = Vec::new();
-        while taken.len() < max {
+    /// Takes up to `max` requests, one of each lane in turn, until their bodies have `bytes_max` bytes.
+    pub(crate) fn take(&mut self, max: usize, bytes_max: usize) -> Vec<Taken> {
+        let mut taken: Vec<Taken> = Vec::new();
+        let mut bytes = 0;
+        while taken.len() < max && (taken.is_empty() || bytes < bytes_max) {
             let Some(lane) = self.lanes.pop_front() else { break };
-            let more = match &lane {
+            let (next, more) = match &lane {
                 Lane::Run(model) => {
-                    taken.extend(self.take_of_run(model));
-                    self.runs.get_mut(model).is_some_and(|run| {
+                    let next = self.take_of_run(model);
+                    let more = self.runs.get_mut(model).is_some_and(|run| {
                         run.in_lane = run.has_turn();
                         run.in_lane
-                    })
+                    });
+                    (next, more)
                 }
                 Lane::Sampler(session) => {
-                    taken.extend(self.samples.take(session));
-                    self.samples.has_queued(session)
+                    (self.samples.take(session), self.samples.has_queued(session))
                 }
             };
+            bytes += next.as_ref().map_or(0, |next| next.length);
+            taken.extend(next);
             if more {
                 self.lanes.push_back(lane);
             }
@@ -282,6 +292,7 @@ impl Index {
             tenant: pending.tenant.clone(),
             kind: pending.kind,
             target: Target::Run(model.clone(), SeqId(seq)),
+            length: pending.length,
             request_id,
             body,
         })

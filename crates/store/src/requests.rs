@@ -41,8 +41,10 @@ impl Store {
                         index.finished(&request_id, owner, kind, outcome);
                         index.consumed(&model, seq, now);
                     } else {
-                        let (tenant, body) = (owner, Some(body));
-                        index.arrived(Arrival { tenant, model, seq, request_id, kind, body }, now);
+                        let (tenant, length, body) = (owner, body.len(), Some(body));
+                        let arrival =
+                            Arrival { tenant, model, seq, request_id, kind, length, body };
+                        index.arrived(arrival, now);
                     }
                     if index.has_work() {
                         shared.work.notify_one();

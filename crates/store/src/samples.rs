@@ -142,6 +142,7 @@ impl Samples {
                     request_id: id,
                     kind: RequestKind::Sample,
                     target: Target::Sampler(session.clone(), sample.seq),
+                    length: sample.body.len(),
                     body: Some(sample.body.clone()),
                 });
             }

@@ -224,12 +224,13 @@ fn recover(conn: &Connection, config: &Config, clock: &dyn Clock) -> Result<Inde
     let now = clock.monotonic();
     let mut models = HashSet::new();
     let mut unfinished = 0;
-    for known in requests::unsettled(conn)? {
+    for (known, length) in requests::unsettled(conn)? {
         models.insert(known.model.clone());
         let requests::Known { tenant, request_id, model, seq, kind, pending } = known;
         if pending {
             unfinished += 1;
-            index.arrived(Arrival { tenant, model, seq, request_id, kind, body: None }, now);
+            let arrival = Arrival { tenant, model, seq, request_id, kind, length, body: None };
+            index.arrived(arrival, now);
         } else {
             index.consumed(&model, seq, now);
         }

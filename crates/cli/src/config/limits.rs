@@ -15,6 +15,7 @@ pub(crate) fn store(settings: &Settings) -> tinsmith_store::Config {
         samples_max: 20_000,
         sample_bytes_max: 512 << 20,
         cache_bytes_max: 256 << 20,
+        claim_bytes_max: 64 << 20,
         pending_requests_per_run_max: 10_000,
         gap_timeout: settings.gap_timeout,
         result_retention: settings.result_retention,

@@ -93,6 +93,7 @@ fn store_config() -> tinsmith_store::Config {
         samples_max: 100,
         sample_bytes_max: 1 << 24,
         cache_bytes_max: 1 << 24,
+        claim_bytes_max: 1 << 24,
         pending_requests_per_run_max: 100,
         gap_timeout: Duration::from_secs(600),
         result_retention: Duration::from_secs(3600),

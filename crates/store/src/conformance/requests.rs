@@ -174,6 +174,34 @@ async fn large_bodies_and_results_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn a_claim_stops_at_so_many_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let (model, other) = (fixture.create_run(0).await, fixture.create_run(1).await);
+    fixture.claim_seqs().await;
+    // In memory as long as there is room, inline in a row, in the spool, and larger than the limit.
+    for (seq, length) in [(1, 1500), (2, 50), (3, 7000), (4, 9000), (5, 9000), (6, 10)] {
+        let body = vec![1; length];
+        fixture.store.submit(&fixture.tenant, request(&model, seq, &body)).await.unwrap();
+    }
+    assert_eq!(fixture.claim_seqs().await, [1, 2, 3]);
+    // Runs go on taking turns.
+    let small = request(&other, 1, b"small");
+    fixture.store.submit(&fixture.tenant, small).await.unwrap();
+    assert_eq!(fixture.claim_seqs().await, [4]);
+    assert_eq!(fixture.claim_seqs().await, [1, 5]);
+    assert_eq!(fixture.claim_seqs().await, [6]);
+
+    let fixture = fixture.reopen(dir.path());
+    let mut claims = Vec::new();
+    while let claimed @ [_, ..] = &fixture.store.claim(100, Duration::ZERO).await.unwrap()[..] {
+        let bytes: usize = claimed.iter().map(|claimed| claimed.body.len()).sum();
+        claims.push((claimed.len(), bytes));
+    }
+    assert_eq!(claims, [(6, 8567), (1, 9000), (1, 9000), (1, 10)]);
+}
+
+#[tokio::test]
 async fn waiters_wake_at_the_end() {
     let fixture = Fixture::new(None).await;
     let model = fixture.create_run(0).await;

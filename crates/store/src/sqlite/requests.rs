@@ -12,7 +12,7 @@ use crate::{
         checkpoints::Saved,
         found, named,
         runs::{owner, run_not_found},
-        signed, text,
+        signed, text, unsigned,
     },
 };
 
@@ -374,16 +374,23 @@ pub(crate) fn journal(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The requests that a start has to know: unfinished ones, and those that may lie beyond a gap.
-pub(crate) fn unsettled(conn: &Connection) -> Result<Vec<Known>> {
+/// The requests that a start has to know: unfinished ones, and those that may lie beyond a gap; each
+/// with the bytes of its body.
+pub(crate) fn unsettled(conn: &Connection) -> Result<Vec<(Known, usize)>> {
     let mut select = conn.prepare(
-        "SELECT id, tenant, model_id, seq_id, kind, state FROM requests WHERE state = 0
+        "SELECT id, tenant, model_id, seq_id, kind, state,
+            coalesce(body_length, length(body), 0) AS length
+         FROM requests WHERE state = 0
          UNION
-         SELECT requests.id, requests.tenant, model_id, seq_id, kind, state
+         SELECT requests.id, requests.tenant, model_id, seq_id, kind, state,
+            coalesce(body_length, length(body), 0)
          FROM runs JOIN requests ON model_id = runs.id AND seq_id >= next_seq
          ORDER BY model_id, seq_id",
     )?;
-    let rows = select.query_map([], known)?;
+    let rows = select.query_map([], |row| {
+        let length = unsigned(row.get("length")?);
+        Ok((known(row)?, usize::try_from(length).unwrap_or(usize::MAX)))
+    })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 

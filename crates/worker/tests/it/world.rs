@@ -269,6 +269,7 @@ async fn open(dir: &TempDir) -> Store {
         samples_max: 64,
         sample_bytes_max: 1 << 20,
         cache_bytes_max: 1 << 20,
+        claim_bytes_max: 1 << 20,
         pending_requests_per_run_max: 100,
         gap_timeout: Duration::from_secs(600),
         result_retention: Duration::from_secs(36_000),
