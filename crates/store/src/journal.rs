@@ -26,18 +26,19 @@ impl Store {
         self.write(move |tx| tx.put_snapshot(&model, &snapshot), |_, ()| {}).await
     }
 
-    /// The run's requests after `after`, in order, finished or not. A failed one has no body.
+    /// The run's requests after `after`, in order, finished or not. Only those that were applied and
+    /// change the run have their bodies ([`JournalEntry::body`]): the others are not read.
     ///
     /// # Errors
-    /// [`Error::Corrupted`](crate::Error::Corrupted) where a body is damaged, or was let go because a
-    /// later snapshot holds its effect.
+    /// [`Error::Corrupted`](crate::Error::Corrupted) where one of these bodies is damaged, or was let go
+    /// because a later snapshot holds its effect.
     pub async fn journal(&self, model: &ModelId, after: SeqId) -> Result<Vec<JournalEntry>> {
         let model = model.clone();
         let spool_dir = self.shared().spool_dir.clone();
         self.read(move |conn| {
             let entries = requests::journal(conn, &model, after)?;
-            let load = |(mut entry, stored): (JournalEntry, Stored)| {
-                if entry.state != crate::JournalState::Failed {
+            let load = |(mut entry, stored): (JournalEntry, Option<Stored>)| {
+                if let Some(stored) = stored {
                     let what = || format!("body of request {} of {model}", entry.seq_id);
                     entry.body = stored.load(&spool_dir, what)?;
                 }

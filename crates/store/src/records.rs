@@ -49,6 +49,18 @@ impl RequestKind {
             Self::Sample => "sample",
         }
     }
+
+    /// Whether it leaves something in its run's weights, gradients or optimizer.
+    pub fn changes_run(self) -> bool {
+        match self {
+            Self::CreateModel | Self::LoadWeights | Self::ForwardBackward | Self::OptimStep => true,
+            Self::Forward
+            | Self::SaveWeights
+            | Self::SaveWeightsForSampler
+            | Self::UnloadModel
+            | Self::Sample => false,
+        }
+    }
 }
 
 /// A client program's connection scope.
@@ -444,7 +456,8 @@ pub struct JournalEntry {
     pub request_id: RequestId,
     /// What it asks for.
     pub kind: RequestKind,
-    /// As submitted; empty where it failed.
+    /// As submitted where a replay may need it: it was applied, and [`RequestKind::changes_run`].
+    /// Empty otherwise.
     pub body: Bytes,
     /// Where it stands.
     pub state: JournalState,

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use tinsmith_types::ids::SeqId;
 
 use super::{Fixture, done, failure, manifest, request};
-use crate::{BlobId, Completion, Effect, Error, JournalState, Outcome, SnapshotRecord};
+use crate::{
+    BlobId, Completion, Effect, Error, JournalState, NewRequest, Outcome, RequestKind,
+    SnapshotRecord,
+};
 
 #[tokio::test]
 async fn a_run_is_its_snapshot_and_its_journal() {
@@ -45,7 +48,7 @@ async fn a_run_is_its_snapshot_and_its_journal() {
     let states: Vec<_> = journal.iter().map(|entry| (entry.seq_id.0, entry.state)).collect();
     let pending = JournalState::Pending;
     assert_eq!(states, [(2, JournalState::Failed), (3, pending), (4, pending)]);
-    assert_eq!(journal[1].body, vec![3; 3000]);
+    assert!(journal.iter().all(|entry| entry.body.is_empty()), "{journal:?}");
     let earlier = fixture.store.journal(&model, SeqId(0)).await;
     assert!(matches!(earlier, Err(Error::Corrupted { .. })), "{earlier:?}");
     // Their results stay.
@@ -57,6 +60,44 @@ async fn a_run_is_its_snapshot_and_its_journal() {
     fixture.store.complete(vec![done(&again.request_id, "3")]).await.remove(0).unwrap();
     let journal = fixture.store.journal(&model, SeqId(1)).await.unwrap();
     assert_eq!(journal[1].state, JournalState::Applied(Some(digest)));
+    assert_eq!(journal[1].body, vec![3; 3000]);
+}
+
+#[tokio::test]
+async fn what_no_replay_needs_may_be_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let model = fixture.create_run(0).await;
+    let created = fixture.store.claim(1, Duration::ZERO).await.unwrap().remove(0);
+    let mut completions = vec![done(&created.request_id, "made")];
+    let kinds = [
+        RequestKind::OptimStep,
+        RequestKind::Forward,
+        RequestKind::SaveWeights,
+        RequestKind::ForwardBackward,
+    ];
+    for (seq, kind) in (1..).zip(kinds) {
+        let body = vec![u8::try_from(seq).unwrap(); 5000];
+        let new = NewRequest { kind, ..request(&model, seq, &body) };
+        let id = fixture.store.submit(&fixture.tenant, new).await.unwrap().request_id;
+        // The last one stays pending.
+        completions.extend((seq < 4).then(|| done(&id, "x")));
+    }
+    for completed in fixture.store.complete(completions).await {
+        completed.unwrap();
+    }
+    // Each body fills a segment.
+    let damage = |segment: u64| {
+        let segment = dir.path().join(format!("spool/{segment:010}.spool"));
+        std::fs::write(segment, b"damaged").unwrap();
+    };
+    (2..=4).for_each(damage);
+    let journal = fixture.store.journal(&model, SeqId(-1)).await.unwrap();
+    let bodies: Vec<_> = journal.iter().map(|entry| entry.body.len()).collect();
+    assert_eq!(bodies, [6, 5000, 0, 0, 0]);
+    damage(1);
+    let damaged = fixture.store.journal(&model, SeqId(-1)).await;
+    assert!(matches!(damaged, Err(Error::Corrupted { .. })), "{damaged:?}");
 }
 
 #[tokio::test]

@@ -346,12 +346,13 @@ pub(crate) fn body(conn: &Connection, id: &RequestId) -> Result<Stored> {
     found(select.query_row([&id.0], |row| Stored::from_row(row, 0)), || format!("request {id}"))
 }
 
-/// The run's requests after `after`, in order, the bodies still to be loaded.
+/// The run's requests after `after`, in order, the bodies still to be loaded; `None` for those that no
+/// replay needs.
 pub(crate) fn journal(
     conn: &Connection,
     model: &ModelId,
     after: SeqId,
-) -> Result<Vec<(JournalEntry, Stored)>> {
+) -> Result<Vec<(JournalEntry, Option<Stored>)>> {
     let mut select = conn.prepare_cached(
         "SELECT body, body_segment, body_offset, body_length, body_blake3,
             id, seq_id, kind, state, result_digest
@@ -369,7 +370,10 @@ pub(crate) fn journal(
                 _ => JournalState::Failed,
             },
         };
-        Ok((entry, Stored::from_row(row, 0)?))
+        let applied = matches!(entry.state, JournalState::Applied(_));
+        let needed = applied && entry.kind.changes_run();
+        let stored = needed.then(|| Stored::from_row(row, 0)).transpose()?;
+        Ok((entry, stored))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
