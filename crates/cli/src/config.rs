@@ -39,7 +39,7 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "context_max",
         "0",
-        "longest sequence in tokens; 0: the model's own, as far as the cache goes",
+        "longest sequence in tokens; 0: the model's own. Samples go as far as the cache does",
     ),
     ("kv_cache_mb", "512", "memory for keys and values of sampled sequences, each base model"),
     (

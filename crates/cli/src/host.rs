@@ -2,14 +2,14 @@
 
 use std::{fs, path::Path};
 
-/// Memory in bytes.
+/// Memory in bytes that this process may use: the machine's, or its container's if that is less.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     pub(crate) total: u64,
     pub(crate) available: u64,
 }
 
-/// From `/proc/meminfo`; `None` where there is none.
+/// From `/proc/meminfo` and the control groups; `None` where there is no such file.
 pub(crate) fn memory() -> Option<Memory> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| -> Option<u64> {
@@ -17,7 +17,34 @@ pub(crate) fn memory() -> Option<Memory> {
         let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
         Some(kib * 1024)
     };
-    Some(Memory { total: field("MemTotal:")?, available: field("MemAvailable:")? })
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = group_limit(Path::new("/sys/fs/cgroup"), &groups).unwrap_or(u64::MAX);
+    Some(Memory {
+        total: field("MemTotal:")?.min(limit),
+        available: field("MemAvailable:")?.min(limit),
+    })
+}
+
+/// The least limit of the control groups in `groups` (lines `number:controllers:path`) and those above them,
+/// of version 2 (no controllers) or 1. Inside a container a path may be the host's: then only the mount's
+/// root is there, which is the container's group.
+fn group_limit(mount: &Path, groups: &str) -> Option<u64> {
+    let limits = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let (top, file) = if controllers.is_empty() {
+            (mount.to_owned(), "memory.max")
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            (mount.join("memory"), "memory.limit_in_bytes")
+        } else {
+            return None;
+        };
+        let group = top.join(path.trim_start_matches('/'));
+        let above = group.ancestors().take_while(|ancestor| ancestor.starts_with(&top));
+        // Without a limit the file says `max`, which is no number.
+        above.filter_map(|dir| fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok()).min()
+    });
+    limits.min()
 }
 
 /// The most memory that this process has used so far, in bytes.
@@ -54,5 +81,34 @@ pub(crate) fn raise_file_limit() -> u64 {
         limit.rlim_max
     } else {
         limit.rlim_cur
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_group_limit_counts() {
+        let mount = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = mount.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let limit = |groups: &str| group_limit(mount.path(), groups);
+        assert_eq!(limit("0::/a/b\n"), None);
+        write("memory.max", "max\n");
+        assert_eq!(limit("0::/a/b\n"), None);
+        write("a/memory.max", "4096\n");
+        write("a/b/memory.max", "8192\n");
+        assert_eq!(limit("0::/a/b\n"), Some(4096));
+        assert_eq!(limit("0::/elsewhere\n"), None);
+        write("memory.max", "16384\n");
+        assert_eq!(limit("0::/elsewhere\n"), Some(16_384));
+        write("memory/memory.limit_in_bytes", "2048\n");
+        let first = "9:name=systemd:/\n5:devices:/\n4:cpu,memory:/host/path\n0::/a\n";
+        assert_eq!(limit(first), Some(2048));
+        assert_eq!(limit(""), None);
     }
 }

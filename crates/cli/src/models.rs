@@ -137,6 +137,7 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
                 tokenizer_id: tokenizer_id.unwrap_or_else(|| offer.tokenizer.clone()),
                 vocab_size: u32::try_from(dir.config().vocab_size).context("use the vocabulary")?,
                 context: limits.max_model_len,
+                training_context: training_context(settings, &dir),
                 kernel_set: kernel_set.clone(),
                 trainable: true,
                 sampleable: true,
@@ -153,16 +154,13 @@ pub(crate) fn limits(settings: &Settings, dir: &ModelDir) -> tinsmith_engine::Co
     let token_bytes =
         config.layers * 2 * config.kv_heads * config.head_dim.next_multiple_of(16) * 4;
     let kv_blocks = (settings.kv_cache_bytes / (token_bytes * ATTENTION_TILE)).max(1);
-    let wanted = match settings.context_max {
-        0 => config.max_positions,
-        context => context.min(config.max_positions),
-    };
+    let wanted = training_context(settings, dir);
     let max_model_len = wanted.min(kv_blocks * ATTENTION_TILE);
     if max_model_len < wanted {
         tracing::warn!(
             context = max_model_len,
             wanted,
-            "the context is cut to what kv_cache_mb holds"
+            "samples are cut to the context that kv_cache_mb holds; training is not"
         );
     }
     let activation_bytes = match settings.activation_bytes {
@@ -171,6 +169,15 @@ pub(crate) fn limits(settings: &Settings, dir: &ModelDir) -> tinsmith_engine::Co
     };
     let activation_bytes = usize::try_from(activation_bytes).unwrap_or(usize::MAX);
     config::engine(settings, kv_blocks, max_model_len, activation_bytes)
+}
+
+/// Tokens of the longest sequence that is wanted. Training keeps no cache: the engine refuses a datum whose
+/// activations do not fit.
+fn training_context(settings: &Settings, dir: &ModelDir) -> usize {
+    match settings.context_max {
+        0 => dir.config().max_positions,
+        context => context.min(dir.config().max_positions),
+    }
 }
 
 /// A directory of that path comes first.

@@ -21,8 +21,10 @@ pub struct ModelEntry {
     pub tokenizer_id: String,
     /// Token ids are below this.
     pub vocab_size: u32,
-    /// Tokens that a sequence may have.
+    /// Tokens that a prompt and its continuation may have together.
     pub context: usize,
+    /// Tokens that a datum may have. Training needs no cache, so this may be more than `context`.
+    pub training_context: usize,
     /// What its journals are written with, such as `f32.1`.
     pub kernel_set: String,
     pub trainable: bool,
@@ -83,6 +85,7 @@ mod tests {
             tokenizer_id: "/models/nano".to_owned(),
             vocab_size: 100,
             context: 64,
+            training_context: 64,
             kernel_set: "f32.1".to_owned(),
             trainable: true,
             sampleable: true,

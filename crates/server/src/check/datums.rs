@@ -119,7 +119,7 @@ fn model_input(limits: &Limits, place: &str, chunks: &[Chunk]) -> Result<usize, 
     ensure(length > 0, || format!("{place}.model_input has no tokens"))?;
     ensure(length <= limits.context, || {
         format!(
-            "{place}.model_input has {length} tokens; the model's context window has {}",
+            "{place}.model_input has {length} tokens; a datum of this model may have {}",
             limits.context
         )
     })?;
@@ -132,30 +132,43 @@ fn targets(limits: &Limits, place: &str, datum: &Datum, length: usize) -> Result
         .loss_fn_inputs
         .get("target_tokens")
         .ok_or_else(|| Fault(format!("{place} is missing")))?;
-    let bytes = dense(&place, tensor, length, Dtype::Int64)?;
+    let bytes = dense(&place, tensor, length)?;
+    ensure(tensor.dtype() == Dtype::Int64, || format!("{place} has another dtype than int64"))?;
     let ids = unpack_i64(bytes).map_err(|error| at(&place, &error))?;
     ensure(ids.len() == length, || values_missing(&place, ids.len(), length))?;
     tokens(limits.vocab_size, &place, ids.iter().copied())
 }
 
-/// Checks an array of one number a token.
+/// Checks an array of one number a token; whole numbers will do where they are the same in f32.
 fn numbers(place: &str, tensor: &Tensor, length: usize) -> Result<(), Fault> {
-    let bytes = dense(place, tensor, length, Dtype::Float32)?;
-    let values = unpack_f32(bytes).map_err(|error| at(place, &error))?;
-    ensure(values.len() == length, || values_missing(place, values.len(), length))?;
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => Err(Fault(format!("{place}[{index}] is {}", values[index]))),
-        None => Ok(()),
-    }
+    let bytes = dense(place, tensor, length)?;
+    let (found, wrong) = match tensor.dtype() {
+        Dtype::Float32 => {
+            let values = unpack_f32(bytes).map_err(|error| at(place, &error))?;
+            let wrong = values.iter().position(|value| !value.is_finite());
+            (values.len(), wrong.map(|index| format!("{place}[{index}] is {}", values[index])))
+        }
+        Dtype::Int64 => {
+            let values = unpack_i64(bytes).map_err(|error| at(place, &error))?;
+            let wrong = values.iter().position(|value| value.unsigned_abs() > F32_WHOLE_MAX);
+            let message = |index: usize| {
+                format!("{place}[{index}] is {}, too large to be exact in float32", values[index])
+            };
+            (values.len(), wrong.map(message))
+        }
+        Dtype::Unspecified | Dtype::Int32 | Dtype::Bfloat16 => {
+            return Err(Fault(format!("{place} has another dtype than float32 or int64")));
+        }
+    };
+    ensure(found == length, || values_missing(place, found, length))?;
+    wrong.map_or(Ok(()), |message| Err(Fault(message)))
 }
 
+/// All whole numbers up to this are the same in f32.
+const F32_WHOLE_MAX: u64 = 1 << f32::MANTISSA_DIGITS;
+
 /// The bytes of a dense array of one value a token.
-fn dense<'a>(
-    place: &str,
-    tensor: &'a Tensor,
-    length: usize,
-    dtype: Dtype,
-) -> Result<&'a [u8], Fault> {
+fn dense<'a>(place: &str, tensor: &'a Tensor, length: usize) -> Result<&'a [u8], Fault> {
     let bytes = match &tensor.encoding {
         Some(Encoding::Dense(bytes)) => bytes,
         Some(Encoding::SparseCsr(_)) => {
@@ -171,20 +184,7 @@ fn dense<'a>(
             tensor.shape
         )
     })?;
-    ensure(tensor.dtype == i32::from(dtype), || {
-        format!("{place} has another dtype than {}", dtype_name(dtype))
-    })?;
     Ok(bytes)
-}
-
-fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::Unspecified => "any",
-        Dtype::Float32 => "float32",
-        Dtype::Int64 => "int64",
-        Dtype::Int32 => "int32",
-        Dtype::Bfloat16 => "bfloat16",
-    }
 }
 
 /// Checks that all ids are in the vocabulary.

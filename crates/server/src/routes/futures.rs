@@ -12,6 +12,7 @@ use serde::Serialize;
 use tinsmith_store::{Category, Failure, Outcome, QueueState, RequestKind, Retrieved};
 use tinsmith_types::{
     futures::{self, CancelFutureRequest, Failed, Pending, RetrieveFutureRequest},
+    ids::RequestId,
     proto, sampling, training,
 };
 
@@ -48,12 +49,7 @@ pub(crate) async fn retrieve(
     };
     match retrieved {
         Retrieved::Pending(state) => Ok(pending(state)),
-        Retrieved::Gone => Err(Error::Gone {
-            code: "request_expired",
-            detail: format!(
-                "{id} belongs to an earlier start of the server; submit the sample again"
-            ),
-        }),
+        Retrieved::Gone => Err(Error::Gone { code: "request_expired", detail: gone(&id) }),
         Retrieved::Finished { outcome: Outcome::Failed(failure), .. } => Ok(failed(failure)),
         Retrieved::Finished { kind, outcome: Outcome::Done(result) } => {
             done(kind, result, negotiate::wants_protobuf(&headers))
@@ -71,6 +67,19 @@ pub(crate) async fn cancel(
         Ok(()) | Err(tinsmith_store::Error::NotFound { .. }) => Ok(Json(serde_json::json!({}))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Only samples can be asked for again: what a run did stays done.
+fn gone(id: &RequestId) -> String {
+    if id.0.starts_with("smp-") {
+        return format!(
+            "the sample {id} is not kept any more: it belongs to an earlier start of the server, or its \
+             retention is over; submit the sample again"
+        );
+    }
+    format!(
+        "the result of {id} is not kept any more: its retention is over; what it did stays done"
+    )
 }
 
 fn pending(state: QueueState) -> Response {
@@ -133,4 +142,18 @@ fn json(result: &impl Serialize) -> Result<Bytes> {
 /// A stored result is the server's own work: that it cannot be read is no client's fault.
 fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::Internal { detail: format!("a stored result cannot be read: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_samples_are_to_be_submitted_again() {
+        assert!(gone(&"smp-1-2-3".into()).ends_with("submit the sample again"));
+        assert_eq!(
+            gone(&"req-1".into()),
+            "the result of req-1 is not kept any more: its retention is over; what it did stays done"
+        );
+    }
 }

@@ -198,7 +198,7 @@ async fn submit_batch(
     let (_, model) = live_run_at(app, tenant, kind, place).await?;
     let limits = datums::Limits {
         vocab_size: model.vocab_size,
-        context: model.context,
+        context: model.training_context,
         datums_max: app.config.datums_max,
         tokens_max: app.config.datum_tokens_max,
     };

@@ -76,6 +76,7 @@ pub(crate) fn catalog() -> Catalog {
         tokenizer_id: "/models/nano".to_owned(),
         vocab_size: 1000,
         context: 64,
+        training_context: 80,
         kernel_set: "f32.1".to_owned(),
         trainable: true,
         sampleable: true,

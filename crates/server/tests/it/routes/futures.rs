@@ -69,7 +69,7 @@ async fn samples_of_an_earlier_start_are_gone() {
     drop(first);
     let second = Server::open(config(), data_dir);
     let reply = second.post("retrieve_future", json!({"request_id": id})).await;
-    assert_snapshot!(reply.line().replace(&id, "R"), @r#"410 {"code":"request_expired","detail":"R belongs to an earlier start of the server; submit the sample again"}"#);
+    assert_snapshot!(reply.line().replace(&id, "R"), @r#"410 {"code":"request_expired","detail":"the sample R is not kept any more: it belongs to an earlier start of the server, or its retention is over; submit the sample again"}"#);
     // The SDK submits it again, to the same sampler.
     assert_eq!(second.post("asample", body).await.status, 200);
 }

@@ -132,10 +132,10 @@ async fn faults_of_datums_fail_their_future() {
     }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.target_tokens is missing"}"#);
     assert_snapshot!(check(|input| input["data"][1]["model_input"]["chunks"] = json!([])).await, @r#"200 {"category":"user","error":"data[1].model_input has no tokens"}"#);
     assert_snapshot!(check(|input| {
-        input["data"][1]["model_input"]["chunks"][0]["tokens"] = json!(vec![1; 65]);
+        input["data"][1]["model_input"]["chunks"][0]["tokens"] = json!(vec![1; 81]);
         input["data"][1]["loss_fn_inputs"] =
-            json!({"target_tokens": {"data": vec![1; 65], "dtype": "int64", "shape": [65]}});
-    }).await, @r#"200 {"category":"user","error":"data[1].model_input has 65 tokens; the model's context window has 64"}"#);
+            json!({"target_tokens": {"data": vec![1; 81], "dtype": "int64", "shape": [81]}});
+    }).await, @r#"200 {"category":"user","error":"data[1].model_input has 81 tokens; a datum of this model may have 80"}"#);
     assert_snapshot!(check(|input| input["loss_fn"] = json!("importance_sampling")).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.logprobs is missing; importance_sampling needs it"}"#);
     assert_snapshot!(check(|input| {
         input["data"][1]["model_input"]["chunks"][0] =
@@ -190,6 +190,19 @@ async fn faults_in_protobuf_fail_their_future() {
         request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
     }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights[0] is -inf"}"#);
     assert_snapshot!(check(|request| {
+        let tensor = proto::Tensor::dense_i64(&[1, i64::MIN], vec![2]);
+        request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights[1] is -9223372036854775808, too large to be exact in float32"}"#);
+    assert_snapshot!(check(|request| {
+        let tensor = proto::Tensor::dense_i64(&[1], vec![2]);
+        request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights has 1 values; its shape says 2"}"#);
+    assert_snapshot!(check(|request| {
+        let mut tensor = proto::Tensor::dense_f32(&[1.0, 1.0], vec![2]);
+        tensor.dtype = proto::Dtype::Int32.into();
+        request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights has another dtype than float32 or int64"}"#);
+    assert_snapshot!(check(|request| {
         let tensor = proto::Tensor::dense_f32(&[1.0], vec![2]);
         request.data[0].loss_fn_inputs.insert("weights".to_owned(), tensor);
     }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights has 1 values; its shape says 2"}"#);
@@ -207,6 +220,17 @@ async fn faults_in_protobuf_fail_their_future() {
     assert_snapshot!(check(|request| {
         request.loss_fn_config.insert("a".to_owned(), f64::INFINITY);
     }).await, @r#"200 {"category":"user","error":"loss_fn_config.a is inf"}"#);
+}
+
+#[tokio::test]
+async fn whole_numbers_will_do_for_weights() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let mut datum = datum();
+    let weights = json!({"data": [0, 1, -1], "dtype": "int64", "shape": [3]});
+    datum["loss_fn_inputs"]["weights"] = weights;
+    let reply = server.done("forward_backward", forward_backward(&model, 1, &[datum])).await;
+    assert_eq!(reply.json()["loss_fn_output_type"], "ArrayRecord", "{}", reply.line());
 }
 
 #[tokio::test]
