@@ -1,6 +1,6 @@
 //! Brings runs and samplers into memory and out of it again: load, replay, snapshot, spill.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,23 +17,53 @@ use crate::{
     finisher::{Finish, Staged, put_snapshot},
     run::{Item, Purpose, RUN_FILE, Run, Unsaved, is_replayed},
     samplers::Sampler,
-    worker::{Worker, engine_failure, server_failure, user_failure},
+    worker::{Worker, corrupted_failure, engine_failure, server_failure, user_failure},
 };
 
 /// Everything that goes on after a crash.
 pub(crate) const WHOLE: Parts = Parts { optimizer: true, gradient: true };
 /// LoRA's alpha, as on the hosted service.
 const ALPHA: u32 = 32;
+/// How long a read that the disk failed waits before it is tried again; doubled each time.
+const READ_WAIT_MIN: Duration = Duration::from_millis(50);
+/// The last of these waits.
+const READ_WAIT_MAX: Duration = Duration::from_millis(400);
 
 /// Why a request cannot be queued at its run.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// Every run in memory has work: some has to rest first.
     NoRoom,
-    /// Its base model is not served now, or the store has failed: it has to stay pending.
-    Pending,
+    /// It has to stay pending until the next start, for this reason.
+    Pending(String),
     /// It fails.
     Failed(Failure),
+}
+
+/// Why a run cannot be brought back.
+#[derive(Debug)]
+enum Broken {
+    /// The next start may do better.
+    Passing(String),
+    /// Its bytes on disk are not what was written.
+    Corrupted(String),
+}
+
+impl From<tinsmith_store::Error> for Broken {
+    fn from(error: tinsmith_store::Error) -> Self {
+        let reason = format!("could not {error}");
+        match error {
+            tinsmith_store::Error::Corrupted { .. } => Self::Corrupted(reason),
+            tinsmith_store::Error::NotFound { .. }
+            | tinsmith_store::Error::Conflict { .. }
+            | tinsmith_store::Error::Finished
+            | tinsmith_store::Error::Full
+            | tinsmith_store::Error::NameTaken { .. }
+            | tinsmith_store::Error::Refused { .. }
+            | tinsmith_store::Error::Io(_)
+            | tinsmith_store::Error::Fatal => Self::Passing(reason),
+        }
+    }
 }
 
 /// What a snapshot holds beside the engine's files.
@@ -50,6 +80,9 @@ impl<B: Backend> Worker<B> {
         if self.runs.contains_key(id) {
             return Ok(());
         }
+        if let Some(reason) = self.set_aside.get(id) {
+            return Err(Refusal::Pending(reason.clone()));
+        }
         self.spill_beyond(self.config.resident_runs_max.saturating_sub(1));
         if self.runs.len() >= self.config.resident_runs_max && !self.runs.is_empty() {
             return Err(Refusal::NoRoom);
@@ -57,60 +90,83 @@ impl<B: Backend> Worker<B> {
         // What the run did before it was spilled may still be on its way to the disk, and a journal that
         // shows it as pending would not replay it.
         if !self.flush() {
-            return Err(Refusal::Pending);
+            return Err(Refusal::Pending("the store has failed".to_owned()));
         }
-        let runtime = self.runtime.clone();
         let store = self.store.clone();
-        let record = runtime.block_on(store.run(tenant, id)).map_err(|error| lost(&error))?;
-        let Some(model) = self.model_of(&record.base_digest) else {
-            let note = format!(
+        let record = match self.read(async || store.run(tenant, id).await) {
+            Ok(record) => record,
+            Err(error @ tinsmith_store::Error::NotFound { .. }) => {
+                return Err(Refusal::Failed(server_failure(error.to_string())));
+            }
+            Err(error) => {
+                let reason = format!("could not {error}");
+                self.set_aside(tenant, id, reason.clone());
+                return Err(Refusal::Pending(reason));
+            }
+        };
+        let loaded = match self.model_of(&record.base_digest) {
+            Some(model) => self.load_run(id, record, model),
+            None => Err(Broken::Passing(format!(
                 "its base model {} (digest {}) is not served: start the server with the same weights",
                 record.base_model, record.base_digest
-            );
-            runtime
-                .block_on(store.mark_run(tenant, id, None, Some(note)))
-                .map_err(|error| lost(&error))?;
-            return Err(Refusal::Pending);
+            ))),
         };
-        let run = self.load_run(id, record, model)?;
-        self.count_queued(run.queue.len());
-        self.runs.insert(id.clone(), run);
-        Ok(())
+        match loaded {
+            Ok(run) => {
+                self.runs.insert(id.clone(), run);
+                Ok(())
+            }
+            Err(Broken::Passing(reason)) => {
+                self.set_aside(tenant, id, reason.clone());
+                Err(Refusal::Pending(reason))
+            }
+            Err(Broken::Corrupted(reason)) => {
+                self.mark_corrupted(tenant, id, &reason);
+                Err(Refusal::Failed(corrupted_failure(&reason)))
+            }
+        }
     }
 
-    fn load_run(&mut self, id: &ModelId, record: RunRecord, model: usize) -> Result<Run, Refusal> {
-        let runtime = self.runtime.clone();
+    /// Asks the store, and a few times more where the disk fails in passing.
+    fn read<T>(
+        &self,
+        ask: impl AsyncFn() -> tinsmith_store::Result<T>,
+    ) -> tinsmith_store::Result<T> {
+        self.runtime.block_on(async {
+            let mut wait = READ_WAIT_MIN;
+            loop {
+                match ask().await {
+                    Err(error @ tinsmith_store::Error::Io(_)) if wait <= READ_WAIT_MAX => {
+                        tracing::warn!(%error, "a read from the store is tried again");
+                        tokio::time::sleep(wait).await;
+                        wait *= 2;
+                    }
+                    answer => return answer,
+                }
+            }
+        })
+    }
+
+    fn load_run(&mut self, id: &ModelId, record: RunRecord, model: usize) -> Result<Run, Broken> {
         let store = self.store.clone();
         let key = RunKey(self.key());
-        let engine = &mut self.models[model].engine;
         let mut applied = SeqId(-1);
         let mut failed = 0;
         let mut kernel_set = record.kernel_set.clone();
         // A corrupted run only answers that it is.
         if record.corrupted.is_none()
-            && let Some(snapshot) =
-                runtime.block_on(store.snapshot(id)).map_err(|error| lost(&error))?
+            && let Some(snapshot) = self.read(async || store.snapshot(id).await)?
         {
-            let (manifest, files) =
-                runtime.block_on(store.blob(&snapshot.blob)).map_err(|error| lost(&error))?;
-            failed =
-                run_file(&files).map_err(|error| Refusal::Failed(server_failure(error)))?.failed;
-            engine
-                .restore_run(key, &plain(files), WHOLE)
-                .map_err(|error| Refusal::Failed(engine_failure(&error)))?;
+            let (manifest, files) = self.read(async || store.blob(&snapshot.blob).await)?;
+            failed = run_file(&files).map_err(Broken::Passing)?.failed;
+            self.models[model].engine.restore_run(key, &plain(files), WHOLE).map_err(|error| {
+                let message = engine_failure(&error).message;
+                Broken::Passing(format!("its snapshot could not be loaded: {message}"))
+            })?;
             applied = snapshot.applied_seq;
             kernel_set = manifest.kernel_set;
         }
-        let compared = kernel_set == engine.kernel_set();
-        if !compared {
-            let note = format!(
-                "went on with the kernel set {} after {kernel_set}: replayed without comparison",
-                engine.kernel_set()
-            );
-            tracing::warn!(run.id = %id, note);
-            let marked = store.mark_run(&record.tenant, id, None, Some(note));
-            runtime.block_on(marked).map_err(|error| lost(&error))?;
-        }
+        let compared = kernel_set == self.models[model].engine.kernel_set();
         let mut run = Run {
             key,
             model,
@@ -126,21 +182,27 @@ impl<B: Backend> Worker<B> {
             used_at: self.clock.monotonic(),
         };
         if run.record.corrupted.is_none()
-            && let Err(refusal) = self.queue_replay(id, &mut run)
+            && let Err(broken) = self.queue_replay(id, &mut run)
         {
             // Nothing points at what the snapshot brought into the engine.
             self.models[model].engine.drop_run(key);
-            return Err(refusal);
+            return Err(broken);
+        }
+        if !compared {
+            let note = format!(
+                "went on with the kernel set {} after {kernel_set}: replayed without comparison",
+                self.models[model].engine.kernel_set()
+            );
+            tracing::warn!(run.id = %id, note);
+            self.remark(&run.record.tenant, id, note);
         }
         Ok(run)
     }
 
     /// Queues what was completed after the snapshot.
-    fn queue_replay(&self, id: &ModelId, run: &mut Run) -> Result<(), Refusal> {
-        let journal = self
-            .runtime
-            .block_on(self.store.journal(id, run.applied))
-            .map_err(|error| lost(&error))?;
+    fn queue_replay(&self, id: &ModelId, run: &mut Run) -> Result<(), Broken> {
+        let applied = run.applied;
+        let journal = self.read(async || self.store.journal(id, applied).await)?;
         let mut settled = true;
         for entry in journal {
             settled &= entry.state != JournalState::Pending;
@@ -151,11 +213,8 @@ impl<B: Backend> Worker<B> {
             if !is_replayed(entry.kind) {
                 continue;
             }
-            let request =
-                QueuedRequest::decode(entry.kind.name(), &entry.body).map_err(|error| {
-                    let message = format!("could not read the journal: {error}");
-                    Refusal::Failed(server_failure(message))
-                })?;
+            let request = QueuedRequest::decode(entry.kind.name(), &entry.body)
+                .map_err(|error| Broken::Passing(format!("could not read the journal: {error}")))?;
             run.queue.push_back(Item {
                 seq_id: entry.seq_id,
                 kind: entry.kind,
@@ -381,23 +440,52 @@ impl<B: Backend> Worker<B> {
     /// Takes a run out of memory; its snapshot and journal bring it back.
     pub(crate) fn forget(&mut self, id: &ModelId) {
         if let Some(run) = self.runs.remove(id) {
+            self.uncount(&run.queue);
             self.models[run.model].engine.drop_run(run.key);
         }
     }
 
     /// Marks a run that its journal does not lead back to; it is never silently continued.
-    pub(crate) fn corrupt(&mut self, id: &ModelId, reason: String) {
+    pub(crate) fn corrupt(&mut self, id: &ModelId, reason: &str) {
         let Some(run) = self.runs.get_mut(id) else { return };
         if run.record.corrupted.is_some() {
             return;
         }
+        run.record.corrupted = Some(reason.to_owned());
+        let tenant = run.record.tenant.clone();
+        self.mark_corrupted(&tenant, id, reason);
+    }
+
+    fn mark_corrupted(&mut self, tenant: &TenantId, id: &ModelId, reason: &str) {
         tracing::error!(run.id = %id, reason, "a run is corrupted");
         self.stats.corrupted_runs += 1;
-        run.record.corrupted = Some(reason.clone());
-        let tenant = run.record.tenant.clone();
-        let marked = self.store.mark_run(&tenant, id, Some(reason), None);
+        let marked = self.store.mark_run(tenant, id, Some(reason.to_owned()), None);
         if let Err(error) = self.runtime.block_on(marked) {
             tracing::error!(run.id = %id, %error, "could not mark a run as corrupted");
+        }
+    }
+
+    /// Takes a run out of memory that could not be brought back. Its requests stay pending, those to come
+    /// too: the next start tries again.
+    pub(crate) fn give_up(&mut self, id: &ModelId, reason: String) {
+        let Some(run) = self.runs.get(id) else { return };
+        tracing::error!(run.id = %id, reason, "a run's requests stay pending until the next start");
+        let tenant = run.record.tenant.clone();
+        self.forget(id);
+        self.set_aside(&tenant, id, reason);
+    }
+
+    /// Leaves a run alone until the next start: a later request must not overtake those left pending.
+    fn set_aside(&mut self, tenant: &TenantId, id: &ModelId, reason: String) {
+        self.remark(tenant, id, reason.clone());
+        self.set_aside.insert(id.clone(), reason);
+    }
+
+    /// Writes down a remark for the run's owner.
+    fn remark(&self, tenant: &TenantId, id: &ModelId, note: String) {
+        let marked = self.store.mark_run(tenant, id, None, Some(note));
+        if let Err(error) = self.runtime.block_on(marked) {
+            tracing::warn!(run.id = %id, %error, "could not write down a remark");
         }
     }
 
@@ -424,14 +512,6 @@ pub(crate) fn lora_spec(record: &LoraRecord) -> LoraSpec {
         train_mlp: record.train_mlp,
         train_unembed: record.train_unembed,
     }
-}
-
-/// A store that has failed for good leaves the request as it is.
-fn lost(error: &tinsmith_store::Error) -> Refusal {
-    if matches!(error, tinsmith_store::Error::Fatal) {
-        return Refusal::Pending;
-    }
-    Refusal::Failed(server_failure(error.to_string()))
 }
 
 fn run_file(files: &BTreeMap<String, Bytes>) -> Result<RunFile, String> {

@@ -72,6 +72,13 @@ pub(crate) enum Purpose {
     },
 }
 
+impl Item {
+    /// Whether somebody waits for it.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.purpose, Purpose::Live(_))
+    }
+}
+
 impl Run {
     /// Whether nothing runs or waits.
     pub(crate) fn is_idle(&self) -> bool {

@@ -52,7 +52,9 @@ pub(crate) struct Worker<B: Backend> {
     deferred: VecDeque<Sample>,
     /// A request whose run found no room in memory. Nothing is taken until it has.
     blocked: Option<Claimed>,
-    /// Requests in the queues of all runs.
+    /// Runs that could not be brought back, and why: left alone until the next start.
+    pub(crate) set_aside: BTreeMap<ModelId, String>,
+    /// Claimed requests in the queues of all runs; what is replayed holds nobody up.
     queued: usize,
     next_key: u64,
     cared_at: Duration,
@@ -94,6 +96,7 @@ impl<B: Backend> Worker<B> {
             in_flight: BTreeMap::new(),
             deferred: VecDeque::new(),
             blocked: None,
+            set_aside: BTreeMap::new(),
             queued: 0,
             next_key: 0,
             cared_at: Duration::ZERO,
@@ -151,7 +154,7 @@ impl<B: Backend> Worker<B> {
     }
 
     fn is_idle(&self) -> bool {
-        self.queued == 0 && self.in_flight.is_empty()
+        self.in_flight.is_empty() && self.runs.values().all(|run| run.queue.is_empty())
     }
 
     /// Queues a claimed request at its run, or starts it if it is a sample.
@@ -171,7 +174,9 @@ impl<B: Backend> Worker<B> {
                             let target = Target::Run(id, seq_id);
                             self.blocked = Some(Claimed { target, ..claimed });
                         }
-                        Refusal::Pending => tracing::warn!(run.id = %id, "a request stays pending"),
+                        Refusal::Pending(reason) => {
+                            tracing::warn!(run.id = %id, reason, "a request stays pending");
+                        }
                         Refusal::Failed(failure) => {
                             self.complete_failed(claimed.request_id, failure);
                         }
@@ -203,16 +208,13 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Counts requests that a load put into a run's queue.
-    pub(crate) fn count_queued(&mut self, requests: usize) {
-        self.queued += requests;
+    /// Takes note that a run goes with its queue.
+    pub(crate) fn uncount(&mut self, queue: &VecDeque<Item>) {
+        self.queued -= queue.iter().filter(|item| item.is_live()).count();
     }
 
     /// Feeds every run's requests to its engine, as far as their order allows.
     fn advance(&mut self) {
-        if self.queued == 0 {
-            return;
-        }
         let ids: Vec<ModelId> = self
             .runs
             .iter()
@@ -243,7 +245,7 @@ impl<B: Backend> Worker<B> {
             return true;
         }
         let Some(item) = run.queue.pop_front() else { return false };
-        self.queued -= 1;
+        self.queued -= usize::from(item.is_live());
         run.used_at = self.clock.monotonic();
         let corrupted = run.record.corrupted.clone();
         if let Some(reason) = corrupted {
@@ -256,8 +258,8 @@ impl<B: Backend> Worker<B> {
     pub(crate) fn refuse(&mut self, id: &ModelId, item: Item, failure: Failure) -> bool {
         let Some(run) = self.runs.get_mut(id) else { return false };
         if run.in_flight > 0 {
+            self.queued += usize::from(item.is_live());
             run.queue.push_front(item);
-            self.queued += 1;
             return false;
         }
         self.settle(id, &item, Err(failure));
@@ -274,8 +276,8 @@ impl<B: Backend> Worker<B> {
                 self.in_flight.insert(ticket, InFlight::Run(id.clone(), Box::new(item)));
             }
             Err(tinsmith_engine::Error::Full { .. }) => {
+                self.queued += usize::from(item.is_live());
                 run.queue.push_front(item);
-                self.queued += 1;
                 return false;
             }
             Err(error) => return self.refuse(id, item, engine_failure(&error)),
@@ -332,15 +334,13 @@ impl<B: Backend> Worker<B> {
     fn finish_ticket(&mut self, ticket: Ticket, outcome: Result<Output, Failure>) {
         match self.in_flight.remove(&ticket) {
             Some(InFlight::Run(id, item)) => {
-                if let Some(run) = self.runs.get_mut(&id) {
-                    run.in_flight -= 1;
-                }
-                if let Some(run) = self.runs.get_mut(&id)
-                    && matches!(item.purpose, Purpose::Live(_))
-                {
+                // Without its run, it stays pending.
+                let Some(run) = self.runs.get_mut(&id) else { return };
+                run.in_flight -= 1;
+                if item.is_live() {
                     run.see(item.seq_id);
                 }
-                let corrupted = self.runs.get(&id).and_then(|run| run.record.corrupted.clone());
+                let corrupted = run.record.corrupted.clone();
                 let result = match (corrupted, &item.purpose) {
                     // It was behind the replayed request that gave another result.
                     (Some(reason), Purpose::Live(_)) => Err(corrupted_failure(&reason)),
@@ -385,13 +385,14 @@ impl<B: Backend> Worker<B> {
                 if compared && expected.is_some() && *expected != digest {
                     let reason =
                         format!("request {} gave another result when replayed", item.seq_id);
-                    self.corrupt(id, reason);
+                    self.corrupt(id, &reason);
                 }
             }
+            // It was completed once: what is wrong is here and now, and not with the run.
             (Purpose::Replay { .. }, Err(failure)) => {
                 let message = failure.message;
                 let reason = format!("request {} failed when replayed: {message}", item.seq_id);
-                self.corrupt(id, reason);
+                self.give_up(id, reason);
             }
         }
     }
@@ -473,7 +474,7 @@ pub(crate) fn server_failure(message: String) -> Failure {
     Failure { category: Category::Server, message }
 }
 
-fn corrupted_failure(reason: &str) -> Failure {
+pub(crate) fn corrupted_failure(reason: &str) -> Failure {
     server_failure(format!("the training run is corrupted: {reason}"))
 }
 

@@ -29,9 +29,9 @@ pub(crate) fn run<B: Backend>(
     let files = match worker.state(id) {
         Ok(files) => files,
         Err(failure) => {
-            // The engine holds what the journal will say has failed.
-            worker.corrupt(id, format!("loaded weights could not be saved: {}", failure.message));
-            return worker.settle(id, item, Err(failure));
+            // The engine holds what the disk does not: the load runs again at the next start.
+            let reason = format!("loaded weights could not be saved: {}", failure.message);
+            return worker.give_up(id, reason);
         }
     };
     let body = serde_json::json!({ "path": request.path, "model_id": id, "type": "load_weights" });

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tinsmith_store::{Category, Outcome, Retrieved};
 
-use crate::world::{Op, World, assert_done, config, configs, failed_metric, failure};
+use crate::{
+    model::ACTIVATION_BYTES_MAX,
+    world::{Op, World, assert_done, config, configs, failed_metric, failure},
+};
 
 use Op::{ForwardBackward, Save, Step};
 
@@ -149,17 +152,69 @@ async fn a_run_waits_for_its_base_model() {
     for (seq, op) in ops.iter().enumerate().skip(3) {
         ids.push(world.submit(0, seq, op).await.unwrap().request_id);
     }
-    let noted = async {
-        while world.record(0).await.note.is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), noted).await.unwrap();
-    let note = world.record(0).await.note.unwrap();
+    let note = note(&world).await;
     assert!(note.starts_with("its base model tiny (digest 00) is not served"), "{note}");
     let retrieved = world.store().retrieve(&world.tenant, &ids[0], Duration::ZERO).await.unwrap();
     assert!(matches!(retrieved, Retrieved::Pending(_)), "{retrieved:?}");
     world.stop().await;
+    world.start().await;
+    for (id, expected) in ids.iter().zip(&expected[3..]) {
+        assert_eq!(world.outcome(id).await, *expected);
+    }
+    assert_eq!(world.weights(0, "end").await, undisturbed.weights(0, "end").await);
+}
+
+/// What a run's owner is told, once there is something to tell.
+async fn note(world: &World) -> String {
+    let noted = async {
+        loop {
+            if let Some(note) = world.record(0).await.note {
+                return note;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), noted).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_cannot_be_replayed_waits_for_a_better_start() {
+    let ops = [
+        Op::Create,
+        ForwardBackward(1),
+        Step,
+        ForwardBackward(2),
+        Step,
+        Op::Forward(1),
+        Save("end"),
+    ];
+    let undisturbed = World::new(config()).await;
+    let expected = undisturbed.play(0, 0, &ops).await;
+
+    let mut world = World::new(config()).await;
+    assert_eq!(world.play(0, 0, &ops[..3]).await, expected[..3]);
+    world.kill().await;
+    // Nothing fits any more.
+    world.activation_bytes_max = 1;
+    world.start().await;
+    let mut ids = Vec::new();
+    for (seq, op) in ops.iter().enumerate().take(5).skip(3) {
+        ids.push(world.submit(0, seq, op).await.unwrap().request_id);
+    }
+    let note = note(&world).await;
+    assert!(note.starts_with("request 0 failed when replayed: "), "{note}");
+    // What comes later must not overtake them; another run is answered.
+    for (seq, op) in ops.iter().enumerate().skip(5) {
+        ids.push(world.submit(0, seq, op).await.unwrap().request_id);
+    }
+    assert!(category(&world.play(1, 0, &[Op::Create]).await[0]).is_some());
+    for id in &ids {
+        let retrieved = world.store().retrieve(&world.tenant, id, Duration::ZERO).await.unwrap();
+        assert!(matches!(retrieved, Retrieved::Pending(_)), "{retrieved:?}");
+    }
+    assert_eq!(world.record(0).await.corrupted, None);
+    world.stop().await;
+    world.activation_bytes_max = ACTIVATION_BYTES_MAX;
     world.start().await;
     for (id, expected) in ids.iter().zip(&expected[3..]) {
         assert_eq!(world.outcome(id).await, *expected);

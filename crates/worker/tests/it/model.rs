@@ -14,6 +14,8 @@ const KV_HEADS: usize = 1;
 const HEAD_DIM: usize = 8;
 const FFN: usize = 16;
 const CONTEXT: usize = 64;
+/// Enough for a whole context.
+pub(crate) const ACTIVATION_BYTES_MAX: usize = 64 << 20;
 
 /// Small pseudo-random numbers without a dependency.
 #[derive(Clone, Debug)]
@@ -85,7 +87,7 @@ fn write(dir: &Path, other: bool) {
 }
 
 /// An engine on one thread.
-pub(crate) fn engine(other: bool) -> Engine<CpuBackend> {
+pub(crate) fn engine(other: bool, activation_bytes_max: usize) -> Engine<CpuBackend> {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), other);
     let model = ModelDir::open(dir.path()).unwrap();
@@ -94,7 +96,7 @@ pub(crate) fn engine(other: bool) -> Engine<CpuBackend> {
     let decoder = Decoder::load(&mut backend, &model).unwrap();
     let config = Config {
         train_tokens_max: 64,
-        activation_bytes_max: 64 << 20,
+        activation_bytes_max,
         training_queue_max: 16,
         prefill_tokens_max: 64,
         max_num_seqs: 8,

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
+use tinsmith_backend_cpu::CpuBackend;
 use tinsmith_store::{
     Category, CheckpointKind, Config as StoreConfig, Failure, LoraRecord, NewRequest, NewRun,
     NewSample, NewSession, Outcome, RequestKind, Result, Retrieved, RunRecord, Store, Submitted,
@@ -17,7 +18,7 @@ use tinsmith_types::{
 };
 use tinsmith_worker::{Config, Handle, Model, Stats};
 
-use crate::model::{self, SplitMix64, VOCAB};
+use crate::model::{self, ACTIVATION_BYTES_MAX, SplitMix64, VOCAB};
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +50,8 @@ pub(crate) enum Op {
 pub(crate) struct World {
     pub(crate) dir: TempDir,
     pub(crate) config: Config,
+    /// Of the nodes to be started.
+    pub(crate) activation_bytes_max: usize,
     pub(crate) tenant: TenantId,
     pub(crate) session: SessionId,
     /// Of the worker that was stopped last.
@@ -106,10 +109,20 @@ impl World {
             display_name: None,
         };
         let session = store.create_session(&tenant, new, None).await.unwrap().id;
-        let worker = start(&config, &store, DIGEST, false);
-        let node = Some(Node { store, worker });
-        let kernel_set = model::engine(false).kernel_set().to_owned();
-        Self { dir, config, tenant, session, stats: Stats::default(), kernel_set, node }
+        let engine = model::engine(false, ACTIVATION_BYTES_MAX);
+        let kernel_set = engine.kernel_set().to_owned();
+        let model = Model { digest: DIGEST.to_owned(), engine };
+        let worker = start(&config, &store, model);
+        Self {
+            dir,
+            config,
+            activation_bytes_max: ACTIVATION_BYTES_MAX,
+            tenant,
+            session,
+            stats: Stats::default(),
+            kernel_set,
+            node: Some(Node { store, worker }),
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -138,7 +151,9 @@ impl World {
     /// Starts a node whose model says to have this digest; with `other`, one bit of it is another.
     pub(crate) async fn start_with(&mut self, digest: &str, other: bool) {
         let store = open(&self.dir).await;
-        let worker = start(&self.config, &store, digest, other);
+        let engine = model::engine(other, self.activation_bytes_max);
+        let model = Model { digest: digest.to_owned(), engine };
+        let worker = start(&self.config, &store, model);
         self.node = Some(Node { store, worker });
     }
 
@@ -290,8 +305,7 @@ async fn open(dir: &TempDir) -> Store {
     tokio::time::timeout(PATIENCE, opened).await.unwrap()
 }
 
-fn start(config: &Config, store: &Store, digest: &str, other: bool) -> Handle {
-    let model = Model { digest: digest.to_owned(), engine: model::engine(other) };
+fn start(config: &Config, store: &Store, model: Model<CpuBackend>) -> Handle {
     let (config, store) = (config.clone(), store.clone());
     tinsmith_worker::start(config, store, SystemClock::new(), vec![model]).unwrap()
 }
