@@ -15,7 +15,10 @@ use tinsmith_engine::Backend;
 use tinsmith_store::{Claimed, Clock, Store};
 use tokio::sync::{mpsc as tokio_mpsc, watch};
 
-use crate::{Config, Model, finisher, worker::Worker};
+use crate::{
+    Config, Model, finisher,
+    worker::{Finishers, Worker},
+};
 
 /// How long one claim waits in the store; bounds how late a stop is seen.
 const CLAIM_WAIT: Duration = Duration::from_millis(250);
@@ -78,7 +81,10 @@ pub(crate) fn start<B: Backend>(
     let runtime = tokio::runtime::Handle::current();
     runtime.spawn(claim(store.clone(), claim_sender, Arc::clone(&stop), config.claim_max));
     runtime.spawn(finisher::run(store.clone(), finish_receiver));
-    let mut worker = Worker::new(config, store, clock, runtime, models, finish);
+    let (finish_sample, finish_sample_receiver) = tokio_mpsc::channel(config.claim_max);
+    runtime.spawn(finisher::run(store.clone(), finish_sample_receiver));
+    let finishers = Finishers { finish, finish_sample };
+    let mut worker = Worker::new(config, store, clock, runtime, models, finishers);
     let (thread_stop, thread_stats) = (Arc::clone(&stop), Arc::clone(&stats));
     thread::Builder::new().name("tinsmith-engine".to_owned()).spawn(move || {
         // Dropping the sender, also by a panic, tells that the thread has ended.

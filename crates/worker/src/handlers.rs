@@ -19,7 +19,7 @@ pub(crate) mod save_weights;
 pub(crate) mod save_weights_for_sampler;
 pub(crate) mod unload_model;
 
-/// Starts one of a run's requests; false if its engine is full and it went back to its queue. Those that do
+/// Starts one of a run's requests; false if there is no room and it went back to its queue. Those that do
 /// not run inside the engine are done at once: nothing of their run is inside it then.
 pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: Item) -> bool {
     let work = match &item.request {
@@ -28,6 +28,12 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: Item
             forward_backward::work(worker, id, request, request.forward_only)
         }
         QueuedRequest::OptimStep(request) => optim_step::work(worker, id, request),
+        QueuedRequest::SaveWeightsForSampler(request)
+            if request.path.is_none() && !worker.has_sampler_room(None) =>
+        {
+            worker.put_back(id, item);
+            return false;
+        }
         QueuedRequest::CreateModel(_)
         | QueuedRequest::LoadWeights(_)
         | QueuedRequest::SaveWeights(_)

@@ -1,7 +1,7 @@
 //! Claims requests in order, runs the engine, completes them.
 //!
-//! One thread owns the engines and all device state ([`worker`]). Two async tasks stand beside it: one
-//! claims from the store, one stages files and completes ([`finisher`]). A request type is one file in `handlers/`.
+//! One thread owns the engines and all device state ([`worker`]). Async tasks stand beside it: one claims
+//! from the store, one stages files and completes ([`finisher`]), one completes samples. A request type is one file in `handlers/`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,8 +22,10 @@ pub use handle::{Handle, Stats};
 /// Limits of the worker. Durations are of engine time unless said otherwise.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Requests claimed at a time, and held claimed but not yet running.
+    /// Requests claimed at a time.
     pub claim_max: usize,
+    /// Bytes of requests that wait in the queues of runs; beyond it nothing is claimed, samples neither.
+    pub claimed_bytes_max: usize,
     /// Requests of one run inside the engine at a time.
     pub in_flight_per_run_max: usize,
     /// Training runs kept in memory; the least recently used are spilled to their snapshots.

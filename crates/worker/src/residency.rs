@@ -292,6 +292,13 @@ impl<B: Backend> Worker<B> {
             || self.runtime.block_on(self.store.sampling_session(tenant, id)).is_ok()
     }
 
+    /// Whether this sampler, or a new one, can be in memory now; else one of those at work has to end first.
+    pub(crate) fn has_sampler_room(&self, id: Option<&SamplingSessionId>) -> bool {
+        self.samplers.len() < self.config.resident_samplers_max
+            || id.is_some_and(|id| self.samplers.contains(id))
+            || self.samplers.can_evict()
+    }
+
     /// Drops samplers that rest, until one more has room.
     pub(crate) fn make_sampler_room(&mut self) {
         while self.samplers.len() >= self.config.resident_samplers_max {

@@ -13,6 +13,9 @@ use tinsmith_types::{
 /// File of a snapshot that holds what the engine does not know of a run.
 pub(crate) const RUN_FILE: &str = "run.json";
 
+/// What a request takes up beside its body, about.
+const ITEM_BYTES: usize = 1024;
+
 /// A run in memory.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -76,6 +79,11 @@ impl Item {
     /// Whether somebody waits for it.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.purpose, Purpose::Live(_))
+    }
+
+    /// What it counts for while it waits: nothing if it is replayed.
+    pub(crate) fn claimed_bytes(&self) -> usize {
+        if self.is_live() { self.body.len() + ITEM_BYTES } else { 0 }
     }
 }
 

@@ -28,6 +28,15 @@ impl Samplers {
         self.by_id.len()
     }
 
+    pub(crate) fn contains(&self, id: &SamplingSessionId) -> bool {
+        self.by_id.contains_key(id)
+    }
+
+    /// Whether one of them is idle, or there is none at all.
+    pub(crate) fn can_evict(&self) -> bool {
+        self.by_id.is_empty() || self.by_id.values().any(|sampler| sampler.in_flight == 0)
+    }
+
     pub(crate) fn get_mut(&mut self, id: &SamplingSessionId) -> Option<&mut Sampler> {
         self.by_id.get_mut(id)
     }

@@ -33,6 +33,8 @@ use crate::{
 
 /// How long an idle thread sleeps before it looks after its runs.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
+/// How often a flush looks whether anybody is there to answer it.
+const FLUSH_WAIT: Duration = Duration::from_millis(50);
 /// How often runs are looked after while there is work.
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -43,7 +45,7 @@ pub(crate) struct Worker<B: Backend> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Runtime,
     pub(crate) models: Vec<Model<B>>,
-    pub(crate) finish: tokio_mpsc::Sender<Finish>,
+    finishers: Finishers,
     pub(crate) runs: BTreeMap<ModelId, Run>,
     pub(crate) samplers: Samplers,
     pub(crate) stats: Stats,
@@ -54,10 +56,17 @@ pub(crate) struct Worker<B: Backend> {
     blocked: Option<Claimed>,
     /// Runs that could not be brought back, and why: left alone until the next start.
     pub(crate) set_aside: BTreeMap<ModelId, String>,
-    /// Claimed requests in the queues of all runs; what is replayed holds nobody up.
-    queued: usize,
+    /// Of claimed requests in the queues of all runs; what is replayed holds nobody up.
+    claimed_bytes: usize,
     next_key: u64,
     cared_at: Duration,
+}
+
+/// Where results go on their way to the store.
+pub(crate) struct Finishers {
+    pub(crate) finish: tokio_mpsc::Sender<Finish>,
+    /// Results of samples: they are kept in memory, and do not wait for the disk.
+    pub(crate) finish_sample: tokio_mpsc::Sender<Finish>,
 }
 
 /// A claimed sample that waits for its engine.
@@ -81,7 +90,7 @@ impl<B: Backend> Worker<B> {
         clock: Arc<dyn Clock>,
         runtime: Runtime,
         models: Vec<Model<B>>,
-        finish: tokio_mpsc::Sender<Finish>,
+        finishers: Finishers,
     ) -> Self {
         Self {
             config,
@@ -89,7 +98,7 @@ impl<B: Backend> Worker<B> {
             clock,
             runtime,
             models,
-            finish,
+            finishers,
             runs: BTreeMap::new(),
             samplers: Samplers::default(),
             stats: Stats::default(),
@@ -97,7 +106,7 @@ impl<B: Backend> Worker<B> {
             deferred: VecDeque::new(),
             blocked: None,
             set_aside: BTreeMap::new(),
-            queued: 0,
+            claimed_bytes: 0,
             next_key: 0,
             cared_at: Duration::ZERO,
         }
@@ -110,7 +119,7 @@ impl<B: Backend> Worker<B> {
         stop: &AtomicBool,
         stats: &Mutex<Stats>,
     ) {
-        while !stop.load(Ordering::Acquire) && !self.finish.is_closed() {
+        while !stop.load(Ordering::Acquire) && !self.finishers.finish.is_closed() {
             if !self.take(claims) {
                 if !stop.load(Ordering::Acquire) {
                     tracing::error!("nobody claims requests any more");
@@ -145,7 +154,7 @@ impl<B: Backend> Worker<B> {
         }
         while self.blocked.is_none()
             && self.deferred.is_empty()
-            && self.queued < self.config.claim_max
+            && self.claimed_bytes < self.config.claimed_bytes_max
         {
             let Ok(claimed) = claims.try_recv() else { break };
             self.enqueue(claimed);
@@ -163,7 +172,10 @@ impl<B: Backend> Worker<B> {
             Ok(request) => request,
             Err(error) => {
                 let failure = server_failure(format!("could not read the journal: {error}"));
-                return self.complete_failed(claimed.request_id, failure);
+                return match claimed.target {
+                    Target::Run(..) => self.complete_failed(claimed.request_id, failure),
+                    Target::Sampler(..) => self.complete_sample(claimed.request_id, Err(failure)),
+                };
             }
         };
         match claimed.target {
@@ -187,8 +199,8 @@ impl<B: Backend> Worker<B> {
                 let item =
                     Item { seq_id, kind: claimed.kind, body: claimed.body, request, purpose };
                 let run = self.runs.get_mut(&id).expect("was ensured above");
+                self.claimed_bytes += item.claimed_bytes();
                 run.queue.push_back(item);
-                self.queued += 1;
             }
             Target::Sampler(id, _) => {
                 let request_id = claimed.request_id;
@@ -210,7 +222,7 @@ impl<B: Backend> Worker<B> {
 
     /// Takes note that a run goes with its queue.
     pub(crate) fn uncount(&mut self, queue: &VecDeque<Item>) {
-        self.queued -= queue.iter().filter(|item| item.is_live()).count();
+        self.claimed_bytes -= queue.iter().map(Item::claimed_bytes).sum::<usize>();
     }
 
     /// Feeds every run's requests to its engine, as far as their order allows.
@@ -245,7 +257,7 @@ impl<B: Backend> Worker<B> {
             return true;
         }
         let Some(item) = run.queue.pop_front() else { return false };
-        self.queued -= usize::from(item.is_live());
+        self.claimed_bytes -= item.claimed_bytes();
         run.used_at = self.clock.monotonic();
         let corrupted = run.record.corrupted.clone();
         if let Some(reason) = corrupted {
@@ -254,12 +266,18 @@ impl<B: Backend> Worker<B> {
         handlers::start(self, id, item)
     }
 
+    /// Puts a request that has to wait back to the head of its run's queue.
+    pub(crate) fn put_back(&mut self, id: &ModelId, item: Item) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        self.claimed_bytes += item.claimed_bytes();
+        run.queue.push_front(item);
+    }
+
     /// Fails a request that cannot start, once those before it have ended. False: it waits for them.
     pub(crate) fn refuse(&mut self, id: &ModelId, item: Item, failure: Failure) -> bool {
-        let Some(run) = self.runs.get_mut(id) else { return false };
+        let Some(run) = self.runs.get(id) else { return false };
         if run.in_flight > 0 {
-            self.queued += usize::from(item.is_live());
-            run.queue.push_front(item);
+            self.put_back(id, item);
             return false;
         }
         self.settle(id, &item, Err(failure));
@@ -276,8 +294,7 @@ impl<B: Backend> Worker<B> {
                 self.in_flight.insert(ticket, InFlight::Run(id.clone(), Box::new(item)));
             }
             Err(tinsmith_engine::Error::Full { .. }) => {
-                self.queued += usize::from(item.is_live());
-                run.queue.push_front(item);
+                self.put_back(id, item);
                 return false;
             }
             Err(error) => return self.refuse(id, item, engine_failure(&error)),
@@ -302,7 +319,7 @@ impl<B: Backend> Worker<B> {
                 self.in_flight.insert(ticket, InFlight::Sample(id, request_id));
             }
             Err(tinsmith_engine::Error::Full { .. }) => return false,
-            Err(error) => self.complete_failed(request_id, engine_failure(&error)),
+            Err(error) => self.complete_sample(request_id, Err(engine_failure(&error))),
         }
         true
     }
@@ -352,13 +369,8 @@ impl<B: Backend> Worker<B> {
                 if let Some(sampler) = self.samplers.get_mut(&id) {
                     sampler.in_flight -= 1;
                 }
-                match outcome {
-                    Ok(output) => {
-                        let (bytes, _) = handlers::sample::result(output);
-                        self.complete(request_id, Outcome::Done(bytes), None);
-                    }
-                    Err(failure) => self.complete_failed(request_id, failure),
-                }
+                let result = outcome.map(|output| handlers::sample::result(output).0);
+                self.complete_sample(request_id, result);
             }
             None => tracing::error!(ticket = ticket.0, "the engine finished an unknown ticket"),
         }
@@ -426,18 +438,26 @@ impl<B: Backend> Worker<B> {
         self.complete(request_id, Outcome::Failed(failure), None);
     }
 
+    /// Ends a sample, whatever the disk does.
+    pub(crate) fn complete_sample(&self, request_id: RequestId, result: Result<Bytes, Failure>) {
+        let outcome = result.map_or_else(Outcome::Failed, Outcome::Done);
+        let completion = Completion { request_id, outcome, digest: None, effect: Effect::None };
+        let finish = Finish::Complete(completion);
+        if self.finishers.finish_sample.blocking_send(finish).is_err() {
+            tracing::debug!("a sample ends after its store");
+        }
+    }
+
     /// Hands work to the disk; waits where the disk is behind.
     pub(crate) fn send(&self, finish: Finish) {
-        if self.finish.blocking_send(finish).is_err() {
+        if self.finishers.finish.blocking_send(finish).is_err() {
             tracing::error!("the store has failed: a result is left to replay");
         }
     }
 
     /// Waits until everything sent before is on disk. False if it cannot be.
     pub(crate) fn flush(&self) -> bool {
-        let (reply, done) = mpsc::channel();
-        self.send(Finish::Flush(reply));
-        done.recv().is_ok()
+        flush(&self.finishers.finish)
     }
 
     fn care(&mut self, stats: &Mutex<Stats>) {
@@ -466,7 +486,24 @@ impl<B: Backend> Worker<B> {
             self.step();
         }
         self.snapshot_all();
+        flush(&self.finishers.finish_sample);
         self.flush();
+    }
+}
+
+/// False if what was sent before cannot be settled any more.
+fn flush(finish: &tokio_mpsc::Sender<Finish>) -> bool {
+    let (reply, done) = mpsc::channel();
+    if finish.blocking_send(Finish::Flush(reply)).is_err() {
+        return false;
+    }
+    loop {
+        match done.recv_timeout(FLUSH_WAIT) {
+            Ok(()) => return true,
+            // What is sent while the other end goes away stays in the channel, with no answer.
+            Err(RecvTimeoutError::Timeout) if !finish.is_closed() => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+        }
     }
 }
 

@@ -53,6 +53,7 @@ pub(crate) fn server(settings: &Settings, connections_max: usize) -> tinsmith_se
 pub(crate) fn worker(settings: &Settings) -> tinsmith_worker::Config {
     tinsmith_worker::Config {
         claim_max: 1024,
+        claimed_bytes_max: 256 << 20,
         in_flight_per_run_max: 8,
         resident_runs_max: settings.runs_max,
         resident_samplers_max: settings.samplers_max,

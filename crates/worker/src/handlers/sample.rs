@@ -18,14 +18,17 @@ use crate::{
     worker::{Sample, Worker, server_failure, user_failure},
 };
 
-/// Starts a sample, or fails it. False: its engine is full.
+/// Starts a sample, or fails it. False: its engine is full, or there is no room for its sampler yet.
 pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, sample: &Sample) -> bool {
     let request_id = sample.request_id.clone();
     let QueuedRequest::Sample(request) = &sample.request else {
         let failure = server_failure("only samples run on a sampler".to_owned());
-        worker.complete_failed(request_id, failure);
+        worker.complete_sample(request_id, Err(failure));
         return true;
     };
+    if !worker.has_sampler_room(Some(&sample.id)) {
+        return false;
+    }
     let prepared = worker
         .ensure_sampler(&sample.tenant, &sample.id)
         .and_then(|sampler| Ok((sampler, job(request).map_err(user_failure)?)));
@@ -35,7 +38,7 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, sample: &Sample) -> bool
             worker.submit_sample(sample.id.clone(), sampler.model, request_id, work)
         }
         Err(failure) => {
-            worker.complete_failed(request_id, failure);
+            worker.complete_sample(request_id, Err(failure));
             true
         }
     }

@@ -180,3 +180,27 @@ async fn spilled_runs_compute_the_same() {
     }
     assert_eq!(all[0], all[1]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn samplers_take_turns_in_little_memory() {
+    let mut world = World::new(Config { resident_samplers_max: 1, ..config() }).await;
+    let ops = [Op::Create, Op::Sampler(0), Op::Sampler(1), Op::Sampler(2)];
+    assert_done(&world.play(0, 0, &ops).await);
+    let expected = world.sample(0, 0).await;
+    for seq in 1..4 {
+        let next = [Op::Sampler(2 + seq)];
+        let number = usize::try_from(seq).unwrap();
+        let (first, second, third, saved) = tokio::join!(
+            world.sample(0, seq),
+            world.sample(1, seq),
+            world.sample(2, seq),
+            world.play(0, 3 + number, &next),
+        );
+        assert_done(&saved);
+        // The run was never trained, so that all of them are the same.
+        assert_eq!([&first, &second, &third], [&expected; 3]);
+    }
+    assert_done(&[expected]);
+    world.stop().await;
+    assert_eq!(world.stats.resident_samplers, 1);
+}

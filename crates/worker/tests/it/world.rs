@@ -69,6 +69,7 @@ struct Node {
 pub(crate) fn config() -> Config {
     Config {
         claim_max: 8,
+        claimed_bytes_max: 4096,
         in_flight_per_run_max: 3,
         resident_runs_max: 8,
         resident_samplers_max: 4,
