@@ -15,7 +15,7 @@ use tinsmith_types::{
 
 use crate::{
     finisher::{Finish, Staged, put_snapshot},
-    run::{Item, Purpose, RUN_FILE, Run, Unsaved, is_replayed},
+    run::{Item, Purpose, RUN_FILE, Run, Unsaved},
     samplers::Sampler,
     worker::{Worker, corrupted_failure, engine_failure, server_failure, user_failure},
 };
@@ -210,7 +210,7 @@ impl<B: Backend> Worker<B> {
                 run.count(&entry);
             }
             let JournalState::Applied(digest) = entry.state else { continue };
-            if !is_replayed(entry.kind) {
+            if !entry.kind.changes_run() {
                 continue;
             }
             let request = QueuedRequest::decode(entry.kind.name(), &entry.body)

@@ -112,20 +112,6 @@ impl Run {
     }
 }
 
-/// Whether a completed request has to run again to bring a run back.
-pub(crate) fn is_replayed(kind: RequestKind) -> bool {
-    match kind {
-        RequestKind::CreateModel | RequestKind::ForwardBackward | RequestKind::OptimStep => true,
-        // A load left a snapshot with its result.
-        RequestKind::LoadWeights
-        | RequestKind::Forward
-        | RequestKind::SaveWeights
-        | RequestKind::SaveWeightsForSampler
-        | RequestKind::UnloadModel
-        | RequestKind::Sample => false,
-    }
-}
-
 /// Whether a request runs inside the engine, behind others of its run; the rest wait for them.
 pub(crate) fn is_pipelined(kind: RequestKind) -> bool {
     match kind {
