@@ -55,8 +55,19 @@ impl Cache {
 }
 
 /// Floats of one tile of one key-value head.
-fn tile_floats(head_dim: usize) -> usize {
+pub(crate) fn tile_floats(head_dim: usize) -> usize {
     ATTENTION_TILE * (head_dim + padded(head_dim))
+}
+
+/// Floats of the tiles of a training step, at most: each sequence's last tile may be almost empty.
+pub(crate) fn packed_floats(rows: usize, sequences: usize, shape: &AttentionShape) -> usize {
+    let tiles = rows.min(rows / ATTENTION_TILE + sequences);
+    tiles * shape.kv_heads * tile_floats(shape.head_dim)
+}
+
+/// Floats of one task's scratch.
+pub(crate) fn scratch_floats(head_dim: usize) -> usize {
+    Scratch::floats(head_dim)
 }
 
 /// Writes one token's key and value into a tile.
@@ -124,7 +135,7 @@ pub(crate) fn attention(
         let starts = rows.clone().step_by(ATTENTION_TILE);
         tiles.extend(starts.map(|start| start..rows.end.min(start + ATTENTION_TILE)));
     }
-    cpu.packed.grow(tiles.len() * stride);
+    cpu.packed.renew(tiles.len() * stride);
     let to = ViewMut { pointer: cpu.packed.pointer_mut(), stride };
     cpu.pool.run_sized(tiles.len(), k.rows * k.features * 8, &|tile| {
         for head in 0..shape.kv_heads {

@@ -79,6 +79,11 @@ struct Op<'a> {
 // SAFETY: the views' data outlives the op, and each task writes rows and heads of its own.
 unsafe impl Sync for Op<'_> {}
 
+/// Floats of one task's scratch for a sequence of so many tokens.
+pub(crate) fn scratch_floats(tokens: usize, head_dim: usize) -> usize {
+    Scratch::floats(tokens, head_dim)
+}
+
 /// One task's memory, the sequence's rows rounded up to whole tiles.
 #[derive(Clone, Copy)]
 struct Scratch {

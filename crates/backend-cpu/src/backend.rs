@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use tinsmith_backend::{
     Activation, AdamW, AttentionForward, AttentionShape, Backend, Coefficients, Draw, Drawn,
-    Linear, LoraGradientUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope, Targets,
+    Footprint, Linear, LoraGradientUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope,
+    Targets,
 };
 
 use crate::{
     Cache, CpuBackend, KERNEL_SET, Lora, Pair, Rows, Vector, Weight, adamw, attention,
-    attention_backward, embed, gated, linear, rms_norm, rope, sample, score,
+    attention_backward, embed, footprint, gated, linear, rms_norm, rope, sample, score,
 };
 
 impl Backend for CpuBackend {
@@ -22,6 +23,10 @@ impl Backend for CpuBackend {
 
     fn kernel_set(&self) -> &str {
         KERNEL_SET
+    }
+
+    fn bytes(&self, of: Footprint) -> usize {
+        footprint::bytes(self, of)
     }
 
     fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Weight> {
@@ -37,7 +42,7 @@ impl Backend for CpuBackend {
     }
 
     fn resize(&mut self, buffer: &mut Rows, rows: usize) -> Result<()> {
-        buffer.data.try_grow(rows * buffer.stride)?;
+        buffer.data.try_renew(rows * buffer.stride)?;
         buffer.rows = rows;
         Ok(())
     }

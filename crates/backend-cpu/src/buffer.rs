@@ -3,7 +3,13 @@
 //! Rows stand `stride` floats apart, their features rounded up to sixteen. What stands in the padding
 //! is unspecified: no op lets it reach a feature.
 
-use std::{cell::Cell, fmt, ops::Range, sync::OnceLock};
+use std::{
+    alloc::{Layout, alloc_zeroed},
+    cell::Cell,
+    fmt,
+    ops::Range,
+    sync::OnceLock,
+};
 
 use half::{bf16, f16};
 use tinsmith_backend::{Dtype, Error, RawMatrix, Result};
@@ -15,32 +21,50 @@ use crate::{lanes::LANES, pool::Pool};
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
 
-/// Floats on cache lines. Growing keeps memory; new floats are zero.
+/// Floats on cache lines, exactly as many as were asked for at most; new floats are zero.
 #[derive(Clone, Default)]
 pub(crate) struct Buffer(Vec<Line>);
 
 impl Buffer {
+    /// The operating system gives the pages when they are first written.
     pub(crate) fn zeros(floats: usize) -> Result<Self> {
-        let mut buffer = Self::default();
-        buffer.try_grow(floats)?;
-        Ok(buffer)
+        let lines = floats.div_ceil(LANES);
+        if lines == 0 {
+            return Ok(Self::default());
+        }
+        let none = Error::OutOfMemory { bytes: lines.saturating_mul(size_of::<Line>()) };
+        let Ok(layout) = Layout::array::<Line>(lines) else { return Err(none) };
+        // SAFETY: the layout has a size. A vector's memory is the global allocator's, in the layout of
+        // its capacity; all bits zero are a line of zeros.
+        unsafe {
+            let memory = alloc_zeroed(layout).cast::<Line>();
+            if memory.is_null() {
+                return Err(none);
+            }
+            Ok(Self(Vec::from_raw_parts(memory, lines, lines)))
+        }
     }
 
-    pub(crate) fn try_grow(&mut self, floats: usize) -> Result<()> {
-        let lines = floats.div_ceil(LANES);
-        if lines > self.0.len() {
-            self.0
-                .try_reserve_exact(lines - self.0.len())
-                .map_err(|_| Error::OutOfMemory { bytes: lines * size_of::<Line>() })?;
-            self.0.resize(lines, Line([0.0; LANES]));
+    /// Makes room for at least `floats` floats; contents become unspecified. What was there is freed
+    /// first.
+    pub(crate) fn try_renew(&mut self, floats: usize) -> Result<()> {
+        if floats.div_ceil(LANES) > self.0.len() {
+            self.0 = Vec::new();
+            *self = Self::zeros(floats)?;
         }
         Ok(())
     }
 
-    /// Makes room for at least `floats` floats.
+    /// As [`Buffer::try_renew`], where an op has no way to fail.
+    pub(crate) fn renew(&mut self, floats: usize) {
+        self.try_renew(floats).expect("the planned memory is there");
+    }
+
+    /// Makes room for at least `floats` floats and keeps what is there.
     pub(crate) fn grow(&mut self, floats: usize) {
         let lines = floats.div_ceil(LANES);
         if lines > self.0.len() {
+            self.0.reserve_exact(lines - self.0.len());
             self.0.resize(lines, Line([0.0; LANES]));
         }
     }
@@ -78,7 +102,7 @@ thread_local! {
 pub(crate) fn with_scratch<R>(floats: usize, work: impl FnOnce(*mut f32) -> R) -> R {
     SCRATCH.with(|cell| {
         let mut buffer = cell.take();
-        buffer.grow(floats);
+        buffer.renew(floats);
         let result = work(buffer.pointer_mut());
         cell.set(buffer);
         result
@@ -193,6 +217,11 @@ impl Rows {
         Ok(Self { data: Buffer::zeros(rows * stride)?, rows, features, stride })
     }
 
+    /// Floats that rows of this shape take up.
+    pub(crate) fn floats(rows: usize, features: usize) -> usize {
+        rows * row_stride(features)
+    }
+
     pub(crate) fn empty() -> Self {
         Self { data: Buffer::default(), rows: 0, features: 0, stride: 0 }
     }
@@ -200,7 +229,7 @@ impl Rows {
     /// Takes another shape; contents become unspecified.
     pub(crate) fn reshape(&mut self, rows: usize, features: usize) {
         (self.rows, self.features, self.stride) = (rows, features, row_stride(features));
-        self.data.grow(rows * self.stride);
+        self.data.renew(rows * self.stride);
     }
 
     pub(crate) fn view(&self) -> View {
@@ -298,7 +327,7 @@ impl Weight {
 
     fn transpose(&self, pool: &Pool) -> Buffer {
         let mut transposed = Buffer::default();
-        transposed.grow(padded(self.inputs) * self.outputs);
+        transposed.renew(padded(self.inputs) * self.outputs);
         let to = ViewMut { pointer: transposed.pointer_mut(), stride: self.outputs * LANES };
         let from = self.panels();
         pool.run(self.inputs.div_ceil(LANES), &|panel| {

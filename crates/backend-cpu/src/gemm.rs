@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use tinsmith_backend::LINEAR_BLOCK;
+use tinsmith_backend::{GRADIENT_TILE, LINEAR_BLOCK};
 
 use crate::{
     buffer::{View, ViewMut, overlap, padded, with_scratch},
@@ -180,6 +180,9 @@ const TILE_ROWS: usize = 96;
 const TILE_PANELS: usize = 12;
 /// Panels of one tile of few rows, so that there are enough tiles for the threads.
 const FLAT_TILE_PANELS: usize = 4;
+/// Floats of one task's scratch, at most.
+pub(crate) const SCRATCH_FLOATS: usize = TILE_ROWS * TILE_PANELS * LANES;
+const _: () = assert!(SCRATCH_FLOATS >= GRADIENT_TILE * GRADIENT_PANELS * LANES);
 
 impl Product<'_> {
     /// Computes all tiles.
@@ -226,7 +229,7 @@ impl Product<'_> {
         let panels = self.outputs.div_ceil(LANES);
         let panels = across * panels / wide..(across + 1) * panels / wide;
         if self.add {
-            with_scratch(TILE_ROWS * TILE_PANELS * LANES, |scratch| {
+            with_scratch(SCRATCH_FLOATS, |scratch| {
                 let tile = ViewMut { pointer: scratch, stride: TILE_PANELS * LANES };
                 // SAFETY: the caller's contract; the tile is this thread's own.
                 unsafe { path.run(Tile { product: self, rows, panels, tile }) };

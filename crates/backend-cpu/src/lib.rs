@@ -30,6 +30,7 @@ mod attention_backward;
 mod backend;
 mod buffer;
 mod embed;
+mod footprint;
 mod gated;
 mod gemm;
 mod lanes;

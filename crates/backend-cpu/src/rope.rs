@@ -97,6 +97,11 @@ impl Turns {
         &all[index]
     }
 
+    /// Floats that sequences of up to so many tokens leave behind.
+    pub(crate) fn floats(longest: usize, head_dim: usize) -> usize {
+        kept_positions(longest) * 2 * padded(head_dim / 2)
+    }
+
     fn stride(&self) -> usize {
         2 * padded(self.table.inverse_frequencies.len())
     }
@@ -105,7 +110,7 @@ impl Turns {
         let stride = self.stride();
         let needed = positions.iter().map(|&p| p as usize + 1).max().unwrap_or(0);
         if needed > self.kept_positions && self.kept_positions < KEPT_POSITIONS {
-            let grown = needed.next_power_of_two().clamp(64, KEPT_POSITIONS);
+            let grown = kept_positions(needed);
             self.kept.grow(grown * stride);
             for position in self.kept_positions..grown {
                 fill(&mut self.kept, position, position as f32, &self.table);
@@ -113,7 +118,7 @@ impl Turns {
             self.kept_positions = grown;
         }
         if needed > self.kept_positions {
-            self.extra.grow(positions.len() * stride);
+            self.extra.renew(positions.len() * stride);
             for (row, &position) in positions.iter().enumerate() {
                 if position as usize >= self.kept_positions {
                     fill(&mut self.extra, row, position as f32, &self.table);
@@ -133,6 +138,10 @@ impl Turns {
             self.extra.pointer().add(row * self.stride())
         }
     }
+}
+
+fn kept_positions(needed: usize) -> usize {
+    needed.next_power_of_two().clamp(64, KEPT_POSITIONS)
 }
 
 fn fill(buffer: &mut Buffer, slot: usize, position: f32, table: &RopeTable) {

@@ -73,8 +73,7 @@ fn drawn(token: usize, logprob: f32) -> Drawn {
 /// The first token at which the cumulative sum exceeds `uniform` times the total.
 fn draw_of_all(path: Path, logits: &[f32], uniform: f64) -> Drawn {
     let tiles = tile_count(logits.len());
-    let longest = tile_range(0, logits.len()).len();
-    with_scratch(2 * padded(tiles) + padded(longest), |weights| {
+    with_scratch(scratch_of_all(logits.len()), |weights| {
         // SAFETY: the scratch has two places for each tile, then one for each entry of a tile.
         let (statistics, weights, exponentials) = unsafe {
             let statistics = tile_statistics(path, logits, weights);
@@ -116,6 +115,16 @@ fn first_above(weights: &[f32], mut sum: f64, threshold: f64) -> (usize, f64) {
         }
     }
     (last, below)
+}
+
+/// Floats of one task's scratch, at most, its candidates among them.
+pub(crate) fn scratch_floats(vocabulary: usize) -> usize {
+    let of_all = scratch_of_all(vocabulary);
+    of_all.max(padded(vocabulary)) + vocabulary
+}
+
+fn scratch_of_all(vocabulary: usize) -> usize {
+    2 * padded(tile_count(vocabulary)) + padded(tile_range(0, vocabulary).len())
 }
 
 thread_local! {

@@ -207,7 +207,7 @@ struct ChunkSides<'a> {
 }
 
 /// Rows whose logits are held at once: about 4 MB of them, whole gradient tiles.
-fn chunk_rows(vocabulary: usize) -> usize {
+pub(crate) fn chunk_rows(vocabulary: usize) -> usize {
     let rows = (1 << 20) / padded(vocabulary).max(1);
     (rows / GRADIENT_TILE * GRADIENT_TILE).clamp(GRADIENT_TILE, 8 * GRADIENT_TILE)
 }
@@ -377,8 +377,13 @@ impl Statistics {
     }
 }
 
+/// Floats of the scratch for one row's statistics.
+pub(crate) fn scratch_floats(vocabulary: usize) -> usize {
+    2 * padded(tile_count(vocabulary))
+}
+
 pub(crate) fn statistics(path: Path, logits: &[f32]) -> Statistics {
-    with_scratch(2 * padded(tile_count(logits.len())), |weights| {
+    with_scratch(scratch_floats(logits.len()), |weights| {
         // SAFETY: the scratch has two places for each tile.
         unsafe { tile_statistics(path, logits, weights) }
     })

@@ -14,7 +14,8 @@ pub mod shape;
 
 pub use reference::ReferenceBackend;
 pub use shape::{
-    Activation, AdamW, AttentionShape, Draw, Drawn, Dtype, PagedSequence, RawMatrix, RopeTable,
+    Activation, AdamW, AttentionShape, Draw, Drawn, Dtype, Footprint, PagedSequence, PairShape,
+    RawMatrix, RopeTable, ScratchShape, StepKind,
 };
 
 /// Tokens in one block of the paged key-value cache, and keys in one attention tile.
@@ -114,6 +115,9 @@ pub trait Backend: Send + 'static {
 
     /// The kernel set in use with its version, as checkpoints and journals record it, e.g. `f32.1`.
     fn kernel_set(&self) -> &str;
+
+    /// Bytes that a thing takes up, known before it is made.
+    fn bytes(&self, of: Footprint) -> usize;
 
     // Buffers.
 

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use crate::{
     Activation, AdamW, AttentionForward, AttentionShape, Backend, Coefficients, Draw, Drawn,
-    Linear, LoraGradientUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope, Targets,
+    Footprint, Linear, LoraGradientUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope,
+    Targets,
 };
 
 mod adamw;
@@ -38,6 +39,10 @@ impl Backend for ReferenceBackend {
 
     fn kernel_set(&self) -> &'static str {
         "reference"
+    }
+
+    fn bytes(&self, of: Footprint) -> usize {
+        buffer::bytes(of)
     }
 
     fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Weight> {

@@ -129,3 +129,84 @@ pub struct AdamW {
     /// Factor on the gradient (the global clip).
     pub gradient_scale: f32,
 }
+
+/// Something whose memory is planned before it is made; see [`Backend::bytes`](crate::Backend::bytes).
+#[derive(Clone, Copy, Debug)]
+pub enum Footprint {
+    /// A packed matrix.
+    Weight {
+        /// Rows of the matrix.
+        outputs: usize,
+        /// Columns of the matrix.
+        inputs: usize,
+        /// Whether gradients flow back through it.
+        trained: bool,
+    },
+    /// A frozen vector of so many features.
+    Vector(usize),
+    /// An activation buffer.
+    Rows {
+        /// Its rows.
+        rows: usize,
+        /// Numbers in each.
+        features: usize,
+    },
+    /// One adapter's matrices at one site, ready for use.
+    Lora(PairShape),
+    /// A gradient, or a moment of the optimizer, of one site.
+    Pair(PairShape),
+    /// Keys and values of all layers.
+    Cache {
+        /// Blocks of [`ATTENTION_TILE`](crate::ATTENTION_TILE) tokens.
+        blocks: usize,
+        /// Layers of the decoder.
+        layers: usize,
+        /// Of every layer.
+        shape: AttentionShape,
+    },
+    /// What the backend's own ops hold during a step, on all threads together.
+    Scratch(ScratchShape),
+}
+
+/// The shapes of an adapter's A `[rank, inputs]` and B `[outputs, rank]`.
+#[derive(Clone, Copy, Debug)]
+pub struct PairShape {
+    /// Rows of A, columns of B.
+    pub rank: usize,
+    /// Columns of A.
+    pub inputs: usize,
+    /// Rows of B.
+    pub outputs: usize,
+}
+
+/// What decides how much memory ops hold for themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct ScratchShape {
+    /// Rows of the step.
+    pub rows: usize,
+    /// Sequences that share them.
+    pub sequences: usize,
+    /// Tokens of its longest sequence, counted from position 0.
+    pub longest: usize,
+    /// Highest rank of its adapters; 0 without any.
+    pub rank: usize,
+    /// Entries of the vocabulary.
+    pub vocabulary: usize,
+    /// Of every layer.
+    pub attention: AttentionShape,
+    /// Different rotary tables.
+    pub ropes: usize,
+    /// What the step is for.
+    pub kind: StepKind,
+}
+
+/// What a step is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StepKind {
+    /// Whole sequences, logprobs alone.
+    Forward,
+    /// Whole sequences, with gradients.
+    ForwardBackward,
+    /// Rows over the cache, drawn from.
+    Infer,
+}

@@ -2,7 +2,22 @@
 
 use half::{bf16, f16};
 
-use crate::{ATTENTION_TILE, Dtype, RawMatrix};
+use crate::{ATTENTION_TILE, Dtype, Footprint, RawMatrix};
+
+/// What a thing takes up: its numbers, without what loops hold in passing.
+pub(super) fn bytes(of: Footprint) -> usize {
+    let numbers = match of {
+        Footprint::Weight { outputs, inputs, .. } => outputs * inputs,
+        Footprint::Vector(features) => features,
+        Footprint::Rows { rows, features } => rows * features,
+        Footprint::Lora(pair) | Footprint::Pair(pair) => pair.rank * (pair.inputs + pair.outputs),
+        Footprint::Cache { blocks, layers, shape } => {
+            2 * blocks * ATTENTION_TILE * layers * shape.kv_heads * shape.head_dim
+        }
+        Footprint::Scratch(_) => 0,
+    };
+    numbers * size_of::<f64>()
+}
 
 /// Activations, `[rows, features]`.
 #[derive(Clone, Debug)]
