@@ -39,6 +39,27 @@ impl Cache {
         self.data.floats_mut().copy_within(from..from + floats, to);
     }
 
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.block_floats() * size_of::<f32>()
+    }
+
+    pub(crate) fn read_block(&self, block: u32, bytes: &mut [u8]) {
+        assert_eq!(bytes.len(), self.block_bytes(), "a block is read whole");
+        let floats = &self.data.floats()[block as usize * self.block_floats()..];
+        for (to, float) in bytes.chunks_exact_mut(size_of::<f32>()).zip(floats) {
+            to.copy_from_slice(&float.to_ne_bytes());
+        }
+    }
+
+    pub(crate) fn write_block(&mut self, block: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.block_bytes(), "a block is written whole");
+        let first = block as usize * self.block_floats();
+        let floats = &mut self.data.floats_mut()[first..];
+        for (float, from) in floats.iter_mut().zip(bytes.as_chunks().0) {
+            *float = f32::from_ne_bytes(*from);
+        }
+    }
+
     fn block_floats(&self) -> usize {
         self.layers * self.kv_heads * tile_floats(self.head_dim)
     }

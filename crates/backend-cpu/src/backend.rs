@@ -95,6 +95,18 @@ impl Backend for CpuBackend {
         cache.copy_block(from, to);
     }
 
+    fn block_bytes(&self, cache: &Cache) -> usize {
+        cache.block_bytes()
+    }
+
+    fn read_block(&mut self, cache: &Cache, block: u32, bytes: &mut [u8]) {
+        cache.read_block(block, bytes);
+    }
+
+    fn write_block(&mut self, cache: &mut Cache, block: u32, bytes: &[u8]) {
+        cache.write_block(block, bytes);
+    }
+
     fn embed(&mut self, out: &mut Rows, table: &Weight, tokens: &[u32], scale: f32) {
         embed::embed(self, out, table, tokens, scale);
     }

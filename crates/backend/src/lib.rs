@@ -158,6 +158,12 @@ pub trait Backend: Send + 'static {
     ) -> Result<Self::Cache>;
     /// Copies one block (all layers) onto another.
     fn copy_block(&mut self, cache: &mut Self::Cache, from: u32, to: u32);
+    /// Bytes of one block, all layers, as [`Backend::read_block`] gives them.
+    fn block_bytes(&self, cache: &Self::Cache) -> usize;
+    /// Copies one block (all layers) to the host, in a layout of the backend's own.
+    fn read_block(&mut self, cache: &Self::Cache, block: u32, bytes: &mut [u8]);
+    /// Fills one block with what [`Backend::read_block`] gave for the same cache, to the bit.
+    fn write_block(&mut self, cache: &mut Self::Cache, block: u32, bytes: &[u8]);
 
     // Ops. Each one's math stands in `reference/<op>.rs`.
 

@@ -109,7 +109,11 @@ impl Paged {
             if datum.rows.start > 0
                 && let Some(spare) = sequence.spare.take()
             {
-                backend.copy_block(cache, sequence.blocks[0], spare);
+                if sequence.turn.is_multiple_of(2) {
+                    backend.copy_block(cache, sequence.blocks[0], spare);
+                } else {
+                    move_through_host(backend, cache, sequence.blocks[0], spare);
+                }
                 sequence.blocks[0] = spare;
             }
         }
@@ -127,6 +131,16 @@ impl Paged {
         backend.attention_paged(&mut out, &q, cache, 1, &paged, &shape);
         answer.take(0, &step, &backend.read_rows(&out));
     }
+}
+
+/// Copies a block by its bytes, and leaves other numbers in the old one.
+fn move_through_host<B: Backend>(backend: &mut B, cache: &mut B::Cache, from: u32, to: u32) {
+    let mut bytes = vec![0; backend.block_bytes(cache)];
+    backend.read_block(cache, to, &mut bytes);
+    let before = bytes.clone();
+    backend.read_block(cache, from, &mut bytes);
+    backend.write_block(cache, to, &bytes);
+    backend.write_block(cache, from, &before);
 }
 
 fn paged_sequences<'a>(sequences: &'a [Progress], step: &Step) -> Vec<PagedSequence<'a>> {

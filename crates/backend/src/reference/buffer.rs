@@ -164,10 +164,39 @@ impl Cache {
     }
 
     pub(super) fn copy_block(&mut self, from: u32, to: u32) {
-        let size = self.layers * ATTENTION_TILE * self.features;
+        let size = self.block_floats();
         let (from, to) = (from as usize * size, to as usize * size);
         self.keys.copy_within(from..from + size, to);
         self.values.copy_within(from..from + size, to);
+    }
+
+    pub(super) fn block_bytes(&self) -> usize {
+        2 * self.block_floats() * size_of::<f64>()
+    }
+
+    /// Keys, then values.
+    pub(super) fn read_block(&self, block: u32, bytes: &mut [u8]) {
+        assert_eq!(bytes.len(), self.block_bytes(), "a block is read whole");
+        let size = self.block_floats();
+        let floats = block as usize * size..(block as usize + 1) * size;
+        let values = self.keys[floats.clone()].iter().chain(&self.values[floats]);
+        for (to, value) in bytes.chunks_exact_mut(size_of::<f64>()).zip(values) {
+            to.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    pub(super) fn write_block(&mut self, block: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.block_bytes(), "a block is written whole");
+        let size = self.block_floats();
+        let floats = block as usize * size..(block as usize + 1) * size;
+        let values = self.keys[floats.clone()].iter_mut().chain(&mut self.values[floats]);
+        for (value, from) in values.zip(bytes.as_chunks().0) {
+            *value = f64::from_le_bytes(*from);
+        }
+    }
+
+    fn block_floats(&self) -> usize {
+        self.layers * ATTENTION_TILE * self.features
     }
 
     pub(super) fn key(&self, layer: usize, blocks: &[u32], position: usize) -> &[f64] {
