@@ -2,8 +2,8 @@
 //!
 //! A tile of one key-value head is K transposed `[head_dim][32]`, so that lanes are keys, then V
 //! `[32][head_dim padded]`. Scores are one chain over `head_dim`; the online softmax (Milakov and
-//! Gimelshein 2018) visits tiles in order; a masked key adds an exact zero and a tile that is masked
-//! whole changes nothing, so the grouping of queries cannot be seen in the bits.
+//! Gimelshein 2018) visits tiles in order, from the first that a window reaches; a masked key adds an
+//! exact zero and a tile masked whole changes nothing, so the grouping of queries leaves no trace.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::{
     buffer::{Buffer, Rows, View, ViewMut, padded, with_scratch},
     gemm::{Fold, Multiply},
     lanes::{Kernel, LANES, Lanes},
-    math,
+    math, softcap,
 };
 
 /// Keys and values of every layer: `[block][layer][kv head]` tiles.
@@ -230,13 +230,15 @@ fn attend(
 ) {
     let dim = shape.head_dim;
     assert!(q.features == shape.heads * dim && out.features == q.features, "shapes fit");
+    assert!(shape.window != Some(0), "a window holds the query's own key");
     assert!(out.rows == q.rows && parts.iter().all(|part| part.rows.end <= q.rows), "rows exist");
     let mut tasks = Vec::new();
     let mut keys = 0;
     for part in parts {
         for start in (0..part.rows.len()).step_by(QUERIES) {
             let end = part.rows.len().min(start + QUERIES);
-            keys += (end - start) * (part.position + end);
+            let reach = shape.window.map_or(usize::MAX, |window| window + QUERIES);
+            keys += (end - start) * (part.position + end).min(reach);
             tasks.extend((0..shape.kv_heads).map(|head| (part, start..end, head)));
         }
     }
@@ -294,7 +296,7 @@ impl Target<'_> {
                 tiles: part.tiles,
                 tile_offset: kv_head * tile_floats(dim),
                 dim,
-                scale: self.shape.scale,
+                shape: self.shape,
                 scratch: Scratch::new(scratch, dim),
             });
         }
@@ -338,7 +340,7 @@ struct Attend<'a> {
     tiles: Tiles<'a>,
     tile_offset: usize,
     dim: usize,
-    scale: f32,
+    shape: &'a AttentionShape,
     scratch: Scratch,
 }
 
@@ -351,7 +353,8 @@ impl Kernel for Attend<'_> {
         std::slice::from_raw_parts_mut(scratch.totals, QUERIES).fill(0.0);
         std::slice::from_raw_parts_mut(scratch.decays, QUERIES).fill(0.0);
         let tokens = self.position + self.position_step * (self.rows - 1) + 1;
-        for tile in 0..tokens.div_ceil(ATTENTION_TILE) {
+        let first = self.shape.visible(self.position).start / ATTENTION_TILE;
+        for tile in first..tokens.div_ceil(ATTENTION_TILE) {
             let row = self.tiles.blocks.map_or(tile, |blocks| blocks[tile] as usize);
             let keys = self.tiles.base.at(row, self.tile_offset);
             let scores = ViewMut { pointer: scratch.scores, stride: ATTENTION_TILE };
@@ -393,15 +396,15 @@ impl Attend<'_> {
     unsafe fn softmax<L: Lanes>(&self, first_key: usize) {
         let scratch = self.scratch;
         for i in 0..self.rows {
-            let keys = (self.position + i * self.position_step + 1).saturating_sub(first_key);
+            let keys = self.shape.visible(self.position + i * self.position_step);
             let (scores, greatest) =
                 (scratch.scores.add(i * ATTENTION_TILE), scratch.greatest.add(i));
-            let [a, b] = scaled_scores::<L>(scores, self.scale, keys);
+            let [a, b] = scaled_scores::<L>(scores, self.shape, (first_key, keys));
             a.store(scores);
             b.store(scores.add(LANES));
             let top = a.max(b).greatest();
             let new = if *greatest > top { *greatest } else { top };
-            *scratch.decays.add(i) = *greatest - new;
+            *scratch.decays.add(i) = *greatest - base(new);
             *greatest = new;
         }
         for i in (0..self.rows).step_by(LANES) {
@@ -409,7 +412,7 @@ impl Attend<'_> {
         }
         for i in 0..self.rows {
             let scores = scratch.scores.add(i * ATTENTION_TILE);
-            let greatest = L::splat(*scratch.greatest.add(i));
+            let greatest = L::splat(base(*scratch.greatest.add(i)));
             let a = math::exp(L::load(scores).sub(greatest));
             let b = math::exp(L::load(scores.add(LANES)).sub(greatest));
             a.store(scores);
@@ -437,12 +440,19 @@ impl Attend<'_> {
     }
 }
 
-/// `scale * scores` of the first `keys` keys of a tile; minus infinity for the rest.
+/// What exponentials are taken from: the greatest score so far, or anything while a query has seen none.
+#[inline(always)]
+fn base(greatest: f32) -> f32 {
+    if greatest == f32::NEG_INFINITY { 0.0 } else { greatest }
+}
+
+/// The scores of a tile whose first key is `first`, scaled and capped; minus infinity for the keys that
+/// are not `visible`.
 #[inline(always)]
 pub(crate) unsafe fn scaled_scores<L: Lanes>(
     scores: *const f32,
-    scale: f32,
-    keys: usize,
+    shape: &AttentionShape,
+    (first, visible): (usize, Range<usize>),
 ) -> [L; 2] {
     const NUMBERS: [f32; 32] = {
         let mut numbers = [0.0; 32];
@@ -453,14 +463,22 @@ pub(crate) unsafe fn scaled_scores<L: Lanes>(
         }
         numbers
     };
-    let scale = L::splat(scale);
-    let (a, b) = (L::load(scores).mul(scale), L::load(scores.add(LANES)).mul(scale));
-    if keys >= ATTENTION_TILE {
+    let scale = L::splat(shape.scale);
+    let (mut a, mut b) = (L::load(scores).mul(scale), L::load(scores.add(LANES)).mul(scale));
+    if let Some(cap) = shape.softcap {
+        a = softcap::capped(a, L::splat(cap));
+        b = softcap::capped(b, L::splat(cap));
+    }
+    let start = visible.start.saturating_sub(first).min(ATTENTION_TILE);
+    let end = visible.end.saturating_sub(first).min(ATTENTION_TILE);
+    if start == 0 && end == ATTENTION_TILE {
         return [a, b];
     }
-    let (keys, masked) = (L::splat(keys as f32), L::splat(f32::NEG_INFINITY));
+    let (start, end) = (L::splat(start as f32), L::splat(end as f32));
+    let masked = L::splat(f32::NEG_INFINITY);
+    let (low, high) = (L::load(NUMBERS.as_ptr()), L::load(NUMBERS.as_ptr().add(LANES)));
     [
-        L::load(NUMBERS.as_ptr()).select_less(keys, a, masked),
-        L::load(NUMBERS.as_ptr().add(LANES)).select_less(keys, b, masked),
+        low.select_less(start, masked, low.select_less(end, a, masked)),
+        high.select_less(start, masked, high.select_less(end, b, masked)),
     ]
 }

@@ -13,7 +13,7 @@ use crate::{
     buffer::{Rows, View, ViewMut, padded, with_scratch},
     gemm::{Fold, Multiply},
     lanes::{Kernel, LANES, Lanes},
-    math,
+    math, softcap,
 };
 
 pub(crate) fn attention_backward(
@@ -45,7 +45,9 @@ pub(crate) fn attention_backward(
         dv: gradients.dv.view_mut(),
         shape,
     };
-    let pairs = sequences.iter().map(|rows| rows.len() * rows.len() / 2).sum::<usize>();
+    let reach = shape.window.map_or(usize::MAX, |window| window + ATTENTION_TILE);
+    let pairs =
+        sequences.iter().map(|rows| rows.len() * (rows.len() / 2).min(reach)).sum::<usize>();
     let work = pairs * shape.heads * shape.head_dim * 5;
     // The long ones first, so that no thread is left with one at the end.
     let mut sequences = sequences.iter().collect::<Vec<_>>();
@@ -159,7 +161,8 @@ impl Kernel for Sequence<'_> {
             for start in (0..tokens).step_by(ATTENTION_TILE) {
                 let queries = start..tokens.min(start + ATTENTION_TILE);
                 self.load_queries::<L>(head, queries.clone());
-                for key in (0..queries.end).step_by(ATTENTION_TILE) {
+                let first = op.shape.visible(start).start / ATTENTION_TILE * ATTENTION_TILE;
+                for key in (first..queries.end).step_by(ATTENTION_TILE) {
                     self.tile::<L>(head, queries.clone(), key);
                 }
                 let to =
@@ -253,23 +256,26 @@ impl Sequence<'_> {
         L::call(over_tile((changes, 1, ATTENTION_TILE), scratch.q, (keys, count), dk));
     }
 
-    /// `p = exp(score - lse)` in place of scores, `p (dp - mean) scale` in place of dp.
+    /// `p = exp(score - lse)` in place of scores, `p (dp - mean) scale` in place of dp, times the slope
+    /// of the softcap if there is one.
     #[inline(always)]
     unsafe fn softmax<L: Lanes>(&self, head: usize, queries: Range<usize>, key: usize) {
         let (op, scratch) = (self.op, self.scratch);
         for (i, query) in queries.enumerate() {
             let scores = scratch.scores.add(i * ATTENTION_TILE);
             let changes = scratch.changes.add(i * ATTENTION_TILE);
-            let visible = (query + 1).saturating_sub(key);
             let lse = L::splat(*op.lse.at(self.rows.start + query, head));
             let (mean, scale) = (L::splat(*scratch.means.add(i)), L::splat(op.shape.scale));
-            let scaled = scaled_scores::<L>(scores, op.shape.scale, visible);
+            let scaled = scaled_scores::<L>(scores, op.shape, (key, op.shape.visible(query)));
             for (half, score) in scaled.into_iter().enumerate() {
                 let p = math::exp(score.sub(lse));
                 let change = L::load(changes.add(half * LANES)).sub(mean);
                 p.store(scores.add(half * LANES));
-                let change = p.mul(change).mul(scale);
-                // Keys that do not exist have any dp, a NaN even.
+                let mut change = p.mul(change).mul(scale);
+                if let Some(cap) = op.shape.softcap {
+                    change = change.mul(softcap::slope(score, L::splat(cap)));
+                }
+                // Keys that do not exist have any dp, a NaN even; a masked score is no number to cap.
                 let zero = L::splat(0.0);
                 zero.select_less(p, change, zero).store(changes.add(half * LANES));
             }

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use tinsmith_backend::{
     Activation, AdamW, AttentionForward, AttentionShape, Backend, Coefficients, Draw, Drawn,
-    Footprint, Linear, LoraGradientUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope,
-    Targets,
+    Footprint, Linear, LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix,
+    Result, Rope, Targets, Unembedding,
 };
 
 use crate::{
-    Cache, CpuBackend, KERNEL_SET, Lora, Pair, Rows, Vector, Weight, adamw, attention,
+    Cache, CpuBackend, KERNEL_SET, Lora, Pair, Rows, Vector, Weight, adamw, add, attention,
     attention_backward, embed, footprint, gated, linear, rms_norm, rope, sample, score,
 };
 
@@ -33,8 +33,8 @@ impl Backend for CpuBackend {
         Weight::new(matrix, &self.pool)
     }
 
-    fn vector(&mut self, vector: &RawMatrix<'_>) -> Result<Vector> {
-        Vector::new(vector)
+    fn vector(&mut self, vector: &RawMatrix<'_>, offset: f32) -> Result<Vector> {
+        Vector::new(vector, offset)
     }
 
     fn rows(&mut self, rows: usize, features: usize) -> Result<Rows> {
@@ -113,6 +113,10 @@ impl Backend for CpuBackend {
 
     fn gather(&mut self, out: &mut Rows, x: &Rows, indices: &[usize]) {
         embed::gather(self, out, x, indices);
+    }
+
+    fn add(&mut self, out: &mut Rows, x: &Rows) {
+        add::add(self, out, x);
     }
 
     fn rms_norm(&mut self, out: &mut Rows, x: &Rows, weight: &Vector, eps: f32) {
@@ -217,32 +221,34 @@ impl Backend for CpuBackend {
         &mut self,
         logprobs: &mut [f32],
         x: &Rows,
-        linear: Linear<'_, Self>,
+        unembedding: Unembedding<'_, Self>,
+        uses: &[LoraUse<'_, Lora>],
         targets: Targets<'_>,
     ) {
-        score::score(self, logprobs, x, &linear, targets);
+        score::score(self, logprobs, x, (unembedding, uses), targets);
     }
 
     fn score_backward(
         &mut self,
         dx: Option<&mut Rows>,
         x: &Rows,
-        weight: &Weight,
+        unembedding: Unembedding<'_, Self>,
         uses: &mut [LoraGradientUse<'_, Lora, Pair>],
         targets: Targets<'_>,
         coefficients: &mut Coefficients<'_>,
     ) {
-        score::score_backward(self, dx, (x, weight), uses, targets, coefficients);
+        score::score_backward(self, dx, (x, unembedding), uses, targets, coefficients);
     }
 
     fn sample(
         &mut self,
         drawn: &mut Vec<Drawn>,
         x: &Rows,
-        linear: Linear<'_, Self>,
+        unembedding: Unembedding<'_, Self>,
+        uses: &[LoraUse<'_, Lora>],
         draws: &[Draw],
     ) {
-        sample::sample(self, drawn, x, &linear, draws);
+        sample::sample(self, drawn, x, (unembedding, uses), draws);
     }
 
     fn adamw(

@@ -278,10 +278,10 @@ pub struct Vector {
 }
 
 impl Vector {
-    pub(crate) fn new(raw: &RawMatrix<'_>) -> Result<Self> {
+    pub(crate) fn new(raw: &RawMatrix<'_>, offset: f32) -> Result<Self> {
         let mut data = Buffer::zeros(raw.rows * raw.cols)?;
         for (i, value) in data.floats_mut()[..raw.rows * raw.cols].iter_mut().enumerate() {
-            *value = decode(raw, i);
+            *value = decode(raw, i) + offset;
         }
         Ok(Self { data })
     }

@@ -15,7 +15,6 @@ pub(crate) fn gated(
     (gate, up): (&Rows, &Rows),
     activation: Activation,
 ) {
-    let Activation::Silu = activation;
     assert!(same_shape(&[out, gate, up]), "shapes fit");
     let (rows, stride) = (out.rows, out.stride);
     let (out, gate, up) = (out.view_mut(), gate.view(), up.view());
@@ -23,7 +22,7 @@ pub(crate) fn gated(
         // SAFETY: all three have the row, with its padding; each row is one task's own.
         unsafe {
             let (out, gate, up) = (out.at(row, 0), gate.at(row, 0), up.at(row, 0));
-            cpu.path.run(Forward { out, gate, up, count: stride });
+            cpu.path.run(Forward { out, gate, up, count: stride, activation });
         }
     });
 }
@@ -35,7 +34,6 @@ pub(crate) fn gated_backward(
     (gate, up): (&Rows, &Rows),
     activation: Activation,
 ) {
-    let Activation::Silu = activation;
     assert!(same_shape(&[dgate, dup, dout, gate, up]), "shapes fit");
     let (rows, stride) = (dout.rows, dout.stride);
     let work = Backward {
@@ -46,6 +44,7 @@ pub(crate) fn gated_backward(
         up: up.view(),
         row: 0,
         count: stride,
+        activation,
     };
     cpu.pool.run_sized(rows, rows * stride * 2 * COST, &|row| {
         // SAFETY: all five have the row, with its padding; each row is one task's own.
@@ -65,6 +64,7 @@ struct Forward {
     gate: *const f32,
     up: *const f32,
     count: usize,
+    activation: Activation,
 }
 
 impl Kernel for Forward {
@@ -73,8 +73,11 @@ impl Kernel for Forward {
         let mut i = 0;
         while i < self.count {
             let gate = L::load(self.gate.add(i));
-            let silu = gate.mul(sigmoid(gate));
-            silu.mul(L::load(self.up.add(i))).store(self.out.add(i));
+            let value = match self.activation {
+                Activation::Silu => gate.mul(sigmoid(gate)),
+                Activation::GeluTanh => gate.mul(GeluTanh::at(gate).share),
+            };
+            value.mul(L::load(self.up.add(i))).store(self.out.add(i));
             i += LANES;
         }
     }
@@ -89,6 +92,7 @@ struct Backward {
     up: View,
     row: usize,
     count: usize,
+    activation: Activation,
 }
 
 impl Kernel for Backward {
@@ -100,10 +104,18 @@ impl Kernel for Backward {
             let gate = L::load(self.gate.at(self.row, i));
             let up = L::load(self.up.at(self.row, i));
             let dout = L::load(self.dout.at(self.row, i));
-            let sigmoid = sigmoid(gate);
-            dout.mul(gate.mul(sigmoid)).store(self.dup.at(self.row, i));
-            // d(x s(x))/dx = s (1 + x (1 - s))
-            let slope = sigmoid.mul(gate.mul_add(one.sub(sigmoid), one));
+            let (value, slope) = match self.activation {
+                Activation::Silu => {
+                    let sigmoid = sigmoid(gate);
+                    // d(x s(x))/dx = s (1 + x (1 - s))
+                    (gate.mul(sigmoid), sigmoid.mul(gate.mul_add(one.sub(sigmoid), one)))
+                }
+                Activation::GeluTanh => {
+                    let gelu = GeluTanh::at(gate);
+                    (gate.mul(gelu.share), gelu.slope())
+                }
+            };
+            dout.mul(value).store(self.dup.at(self.row, i));
             dout.mul(up).mul(slope).store(self.dgate.at(self.row, i));
             i += LANES;
         }
@@ -114,4 +126,36 @@ impl Kernel for Backward {
 unsafe fn sigmoid<L: Lanes>(x: L) -> L {
     let one = L::splat(1.0);
     one.div(one.add(math::exp(L::splat(0.0).sub(x))))
+}
+
+/// The share of x that gelu lets through: `(1 + tanh u) / 2 = σ(2 u)`, which keeps its digits where tanh
+/// is near -1; `u = sqrt(2 / π) (x + 0.044715 x³)`.
+struct GeluTanh<L> {
+    x: L,
+    square: L,
+    share: L,
+}
+
+impl<L: Lanes> GeluTanh<L> {
+    /// `2 sqrt(2 / π)`.
+    const ROOT: f32 = 1.595_769_2;
+    const CUBIC: f32 = 0.044_715;
+
+    #[inline(always)]
+    unsafe fn at(x: L) -> Self {
+        // Beyond, the share is 0 or 1 in every digit, and the slope's large factors do not overflow.
+        let x = L::splat(10.0).min(L::splat(-10.0).max(x));
+        let (square, root) = (x.mul(x), L::splat(Self::ROOT));
+        let factor = square.mul_add(L::splat(Self::CUBIC), L::splat(1.0));
+        Self { x, square, share: sigmoid(x.mul(root).mul(factor)) }
+    }
+
+    /// `d(x σ(2 u))/dx = σ + x σ (1 - σ) d(2 u)/dx`.
+    #[inline(always)]
+    unsafe fn slope(&self) -> L {
+        let one = L::splat(1.0);
+        let factor = self.square.mul_add(L::splat(3.0 * Self::CUBIC), one);
+        let change = self.x.mul(L::splat(Self::ROOT)).mul(factor);
+        self.share.mul(change.mul_add(one.sub(self.share), one))
+    }
 }

@@ -25,6 +25,7 @@ pub use crate::{
 use crate::{buffer::Buffer, pool::Pool, rope::Turns};
 
 mod adamw;
+mod add;
 mod attention;
 mod attention_backward;
 mod backend;
@@ -41,6 +42,7 @@ mod rms_norm;
 mod rope;
 mod sample;
 mod score;
+mod softcap;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -5,11 +5,11 @@
 
 use std::{cell::Cell, cmp::Ordering};
 
-use tinsmith_backend::{Draw, Drawn, Linear};
+use tinsmith_backend::{Draw, Drawn, LoraUse, Unembedding};
 
 use crate::{
     CpuBackend,
-    buffer::{Cells, Rows, padded, with_scratch},
+    buffer::{Cells, Lora, Rows, padded, with_scratch},
     lanes::Path,
     linear::{Side, project},
     score::{Exponentials, Unembed, statistics, tile_count, tile_range, tile_statistics},
@@ -19,19 +19,13 @@ pub(crate) fn sample(
     cpu: &mut CpuBackend,
     drawn: &mut Vec<Drawn>,
     x: &Rows,
-    linear: &Linear<'_, CpuBackend>,
+    (unembedding, uses): (Unembedding<'_, CpuBackend>, &[LoraUse<'_, Lora>]),
     draws: &[Draw],
 ) {
     let (path, pool) = (cpu.path, &cpu.pool);
     assert!(draws.len() == x.rows, "a draw for each row");
-    project(&mut cpu.hidden, x, linear.uses, Side::Down, (path, pool));
-    let unembed = Unembed {
-        x,
-        weight: linear.weight,
-        bias: linear.bias,
-        hidden: &cpu.hidden,
-        uses: linear.uses,
-    };
+    project(&mut cpu.hidden, x, uses, Side::Down, (path, pool));
+    let unembed = Unembed { x, unembedding, hidden: &cpu.hidden, uses };
     drawn.clear();
     drawn.resize(x.rows, Drawn { token: 0, logprob: 0.0 });
     for rows in unembed.chunks() {

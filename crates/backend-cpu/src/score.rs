@@ -5,16 +5,19 @@
 
 use std::ops::Range;
 
-use tinsmith_backend::{Coefficients, GRADIENT_TILE, Linear, LoraGradientUse, LoraUse, Targets};
+use tinsmith_backend::{
+    Coefficients, GRADIENT_TILE, LoraGradientUse, LoraUse, Targets, Unembedding,
+};
 
 use crate::{
     CpuBackend,
-    buffer::{Cells, Lora, Pair, Rows, Vector, View, Weight, overlap, padded, with_scratch},
+    buffer::{Cells, Lora, Pair, Rows, View, overlap, padded, with_scratch},
     gemm::{Product, narrow},
     lanes::{Kernel, LANES, Lanes, Path},
     linear::{Side, Sides, adapters, add_gradients, datum_tiles, forward_uses, project},
     math,
     pool::Pool,
+    softcap::{self, Scale, Slopes},
 };
 
 /// Entries of the vocabulary whose maximum and sum are taken together.
@@ -24,19 +27,13 @@ pub(crate) fn score(
     cpu: &mut CpuBackend,
     logprobs: &mut [f32],
     x: &Rows,
-    linear: &Linear<'_, CpuBackend>,
+    (unembedding, uses): (Unembedding<'_, CpuBackend>, &[LoraUse<'_, Lora>]),
     targets: Targets<'_>,
 ) {
     let (path, pool) = (cpu.path, &cpu.pool);
     assert!(logprobs.len() == x.rows * targets.per_row, "a place for each candidate");
-    project(&mut cpu.hidden, x, linear.uses, Side::Down, (path, pool));
-    let unembed = Unembed {
-        x,
-        weight: linear.weight,
-        bias: linear.bias,
-        hidden: &cpu.hidden,
-        uses: linear.uses,
-    };
+    project(&mut cpu.hidden, x, uses, Side::Down, (path, pool));
+    let unembed = Unembed { x, unembedding, hidden: &cpu.hidden, uses };
     for rows in unembed.chunks() {
         unembed.logits(&mut cpu.logits, &rows, (path, pool));
         let part = rows.start * targets.per_row..rows.end * targets.per_row;
@@ -48,7 +45,7 @@ pub(crate) fn score(
 pub(crate) fn score_backward(
     cpu: &mut CpuBackend,
     mut dx: Option<&mut Rows>,
-    (x, weight): (&Rows, &Weight),
+    (x, unembedding): (&Rows, Unembedding<'_, CpuBackend>),
     uses: &mut [LoraGradientUse<'_, Lora, Pair>],
     targets: Targets<'_>,
     coefficients: &mut Coefficients<'_>,
@@ -56,7 +53,8 @@ pub(crate) fn score_backward(
     let (path, pool) = (cpu.path, &cpu.pool);
     let forward = forward_uses(uses);
     project(&mut cpu.hidden, x, &forward, Side::Down, (path, pool));
-    let unembed = Unembed { x, weight, bias: None, hidden: &cpu.hidden, uses: &forward };
+    let unembed = Unembed { x, unembedding, hidden: &cpu.hidden, uses: &forward };
+    let (weight, softcap) = (unembedding.weight, unembedding.softcap);
     if let Some(dx) = &mut dx {
         dx.zero();
     }
@@ -78,7 +76,8 @@ pub(crate) fn score_backward(
         if factors.iter().all(|&factor| factor == 0.0) {
             continue;
         }
-        differentiate(logits, &normalizers, &factors, targets, (path, pool));
+        let row_scales = RowScales { normalizers: &normalizers, factors: &factors, softcap };
+        differentiate(logits, &row_scales, targets, (path, pool));
         project_chunk(&mut cpu.hidden_gradient, logits, &forward, &rows, (path, pool));
         if let Some(dx) = &mut dx {
             let active = |row: usize| {
@@ -98,8 +97,7 @@ pub(crate) fn score_backward(
 /// The unembedding of a step's rows.
 pub(crate) struct Unembed<'a> {
     pub(crate) x: &'a Rows,
-    pub(crate) weight: &'a Weight,
-    pub(crate) bias: Option<&'a Vector>,
+    pub(crate) unembedding: Unembedding<'a, CpuBackend>,
     /// `[rows, rank]`: `x Aᵀ` of the uses.
     pub(crate) hidden: &'a Rows,
     pub(crate) uses: &'a [LoraUse<'a, Lora>],
@@ -108,19 +106,20 @@ pub(crate) struct Unembed<'a> {
 impl Unembed<'_> {
     /// The rows, in parts whose logits are held at once.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (rows, step) = (self.x.rows, chunk_rows(self.weight.outputs));
+        let (rows, step) = (self.x.rows, chunk_rows(self.unembedding.weight.outputs));
         (0..rows).step_by(step).map(move |start| start..rows.min(start + step))
     }
 
-    /// `logits[i] = linear(x[rows.start + i])`.
+    /// The logits of `x[rows.start + i]`, under the softcap if there is one.
     pub(crate) fn logits(
         &self,
         logits: &mut Rows,
         rows: &Range<usize>,
         (path, pool): (Path, &Pool),
     ) {
-        assert!(self.x.features == self.weight.inputs, "features fit");
-        logits.reshape(rows.len(), self.weight.outputs);
+        let Unembedding { weight, softcap } = self.unembedding;
+        assert!(self.x.features == weight.inputs, "features fit");
+        logits.reshape(rows.len(), weight.outputs);
         let adapters = adapters(self.uses, self.hidden, Side::Down, rows);
         // SAFETY: `rows` lie in `x`; `logits` got the shape that is written.
         unsafe {
@@ -128,15 +127,18 @@ impl Unembed<'_> {
                 out: logits.view_mut(),
                 x: self.x.view().skip_rows(rows.start),
                 rows: rows.len(),
-                inputs: self.weight.inputs,
-                outputs: self.weight.outputs,
-                panels: self.weight.panels(),
+                inputs: weight.inputs,
+                outputs: weight.outputs,
+                panels: weight.panels(),
                 panel_step: LANES,
-                bias: self.bias.map(|bias| bias.data.pointer()),
+                bias: None,
                 adapters: &adapters,
                 add: false,
             };
             product.run(path, pool);
+        }
+        if let Some(cap) = softcap {
+            softcap::cap_rows(logits, cap, (path, pool));
         }
     }
 
@@ -149,6 +151,7 @@ impl Unembed<'_> {
         (logits, hidden): (View, &Rows),
         (path, pool): (Path, &Pool),
     ) {
+        let weight = self.unembedding.weight;
         let mut adapters = adapters(self.uses, self.hidden, Side::Up, chunk);
         for adapter in &mut adapters {
             let shared = overlap(&adapter.rows, &run);
@@ -162,9 +165,9 @@ impl Unembed<'_> {
                 out: dx.view_mut().skip_rows(chunk.start + run.start),
                 x: logits.skip_rows(run.start),
                 rows: run.len(),
-                inputs: self.weight.outputs,
-                outputs: self.weight.inputs,
-                panels: self.weight.transposed(pool),
+                inputs: weight.outputs,
+                outputs: weight.inputs,
+                panels: weight.transposed(pool),
                 panel_step: LANES,
                 bias: None,
                 adapters: &adapters,
@@ -316,26 +319,50 @@ fn row_logprobs(
     });
 }
 
-/// Turns logits into `dlogits = Σ_j c_j (onehot(target_j) - softmax)`.
+/// What turns a chunk's logits into their gradient.
+struct RowScales<'a> {
+    /// `[rows]`
+    normalizers: &'a [f32],
+    /// `[rows * per_row]`
+    factors: &'a [f32],
+    softcap: Option<f32>,
+}
+
+/// Turns logits into `dlogits = Σ_j c_j (onehot(target_j) - softmax)`, each times the softcap's slope.
 fn differentiate(
     logits: &mut Rows,
-    normalizers: &[f32],
-    factors: &[f32],
+    scales: &RowScales<'_>,
     targets: Targets<'_>,
     (path, pool): (Path, &Pool),
 ) {
+    let RowScales { normalizers, factors, softcap } = *scales;
     let (rows, features, view) = (logits.rows, logits.features, logits.view_mut());
     pool.run_sized(rows, rows * features * 8, &|row| {
         let part = row * targets.per_row..(row + 1) * targets.per_row;
         let factors = &factors[part.clone()];
         let total = factors.iter().sum::<f32>();
-        // SAFETY: the row is this task's own; targets were read from it before.
+        let (factor, minus) = (-total, normalizers[row]);
+        let ids = &targets.ids[part];
+        // SAFETY: the row is this task's own; targets were read from it before. The scratch has a place
+        // for each of the row's features.
         unsafe {
             let row = view.at(row, 0);
-            let (factor, minus) = (-total, normalizers[part.start / targets.per_row.max(1)]);
-            path.run(Exponentials { from: row, to: row, count: features, minus, factor });
-            for (&factor, &id) in factors.iter().zip(&targets.ids[part]) {
-                *row.add(id as usize) += factor;
+            let exponentials = Exponentials { from: row, to: row, count: features, minus, factor };
+            let add_targets = || {
+                for (&factor, &id) in factors.iter().zip(ids) {
+                    *row.add(id as usize) += factor;
+                }
+            };
+            if let Some(cap) = softcap {
+                with_scratch(padded(features), |slopes| {
+                    path.run(Slopes { from: row, to: slopes, count: features, cap });
+                    path.run(exponentials);
+                    add_targets();
+                    path.run(Scale { row, by: slopes, count: features });
+                });
+            } else {
+                path.run(exponentials);
+                add_targets();
             }
         }
     });

@@ -7,6 +7,7 @@
 use crate::Backend;
 
 mod adamw;
+mod add;
 mod attention;
 mod buffer;
 mod embed;
@@ -81,6 +82,7 @@ pub fn checks<B: Backend>() -> Vec<Check<B>> {
     vec![
         check("buffer", &[], buffer::check),
         check("embed", &["embed", "gather"], embed::check),
+        check("add", &["add"], add::check),
         check("rms_norm", &["rms_norm", "rms_norm_backward"], rms_norm::check),
         check("linear", &["linear", "linear_backward"], linear::check),
         check("rope", &["rope", "rope_backward"], rope::check),

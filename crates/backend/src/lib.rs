@@ -123,8 +123,8 @@ pub trait Backend: Send + 'static {
 
     /// Packs a matrix of a model file.
     fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Self::Weight>;
-    /// Takes a vector of a model file (`rows` is 1).
-    fn vector(&mut self, vector: &RawMatrix<'_>) -> Result<Self::Vector>;
+    /// Takes a vector of a model file (`rows` is 1), each element plus `offset`, rounded to f32.
+    fn vector(&mut self, vector: &RawMatrix<'_>, offset: f32) -> Result<Self::Vector>;
     /// An activation buffer with `rows` rows; contents are unspecified.
     fn rows(&mut self, rows: usize, features: usize) -> Result<Self::Rows>;
     /// Changes the number of rows; contents become unspecified; memory is kept for later growth.
@@ -171,6 +171,8 @@ pub trait Backend: Send + 'static {
     fn embed(&mut self, out: &mut Self::Rows, table: &Self::Weight, tokens: &[u32], scale: f32);
     /// `out[i] = x[indices[i]]`.
     fn gather(&mut self, out: &mut Self::Rows, x: &Self::Rows, indices: &[usize]);
+    /// `out += x`.
+    fn add(&mut self, out: &mut Self::Rows, x: &Self::Rows);
     /// `out = x / sqrt(mean(x²) + eps) * weight`.
     fn rms_norm(&mut self, out: &mut Self::Rows, x: &Self::Rows, weight: &Self::Vector, eps: f32);
     /// `dx += d(rms_norm)/dx · dy`.
@@ -269,23 +271,24 @@ pub trait Backend: Send + 'static {
         up: &Self::Rows,
         activation: Activation,
     );
-    /// `logprobs[i, j] = log_softmax(linear(x[i]))[targets[i, j]]`, rows in chunks.
+    /// `logprobs[i, j] = log_softmax(unembedding(x[i]))[targets[i, j]]`, rows in chunks.
     fn score(
         &mut self,
         logprobs: &mut [f32],
         x: &Self::Rows,
-        linear: Linear<'_, Self>,
+        unembedding: Unembedding<'_, Self>,
+        uses: &[LoraUse<'_, Self::Lora>],
         targets: Targets<'_>,
     );
     /// Scores, asks for the coefficients, and differentiates, from one pass over the logits.
     ///
-    /// With `c[i, j]` the coefficients, `dlogits[i] = Σ_j c[i, j] (onehot(targets[i, j]) - softmax(i))`;
-    /// overwrites `dx` (if given) and adds to each use's gradient.
+    /// With `c[i, j]` the coefficients, `dlogits[i] = Σ_j c[i, j] (onehot(targets[i, j]) - softmax(i))`,
+    /// then through the softcap; overwrites `dx` (if given) and adds to each use's gradient.
     fn score_backward(
         &mut self,
         dx: Option<&mut Self::Rows>,
         x: &Self::Rows,
-        weight: &Self::Weight,
+        unembedding: Unembedding<'_, Self>,
         uses: &mut [LoraGradientUse<'_, Self::Lora, Self::Pair>],
         targets: Targets<'_>,
         coefficients: &mut Coefficients<'_>,
@@ -295,7 +298,8 @@ pub trait Backend: Send + 'static {
         &mut self,
         drawn: &mut Vec<Drawn>,
         x: &Self::Rows,
-        linear: Linear<'_, Self>,
+        unembedding: Unembedding<'_, Self>,
+        uses: &[LoraUse<'_, Self::Lora>],
         draws: &[Draw],
     );
     /// One `AdamW` step of one site; the gradient is multiplied by `gradient_scale` first.
@@ -323,6 +327,24 @@ pub struct Linear<'a, B: Backend + ?Sized> {
     /// Adds to the output instead of overwriting it.
     pub add: bool,
 }
+
+/// The frozen matrix that gives logits; the adapters that apply to it stand beside it.
+#[derive(Debug)]
+pub struct Unembedding<'a, B: Backend + ?Sized> {
+    /// `[vocabulary, in]`.
+    pub weight: &'a B::Weight,
+    /// `c`, if logits are `c · tanh(l / c)` of what the matrix and its adapters give.
+    pub softcap: Option<f32>,
+}
+
+// Not derived: a derive would ask that the backend itself be `Copy`.
+impl<B: Backend + ?Sized> Clone for Unembedding<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend + ?Sized> Copy for Unembedding<'_, B> {}
 
 /// How heads are rotated.
 #[derive(Debug)]

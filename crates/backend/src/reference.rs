@@ -8,11 +8,12 @@ use std::ops::Range;
 
 use crate::{
     Activation, AdamW, AttentionForward, AttentionShape, Backend, Coefficients, Draw, Drawn,
-    Footprint, Linear, LoraGradientUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope,
-    Targets,
+    Footprint, Linear, LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix,
+    Result, Rope, Targets, Unembedding,
 };
 
 mod adamw;
+mod add;
 mod attention;
 mod buffer;
 mod embed;
@@ -49,8 +50,8 @@ impl Backend for ReferenceBackend {
         Ok(Weight::from_raw(matrix))
     }
 
-    fn vector(&mut self, vector: &RawMatrix<'_>) -> Result<Vector> {
-        Ok(Vector::from_raw(vector))
+    fn vector(&mut self, vector: &RawMatrix<'_>, offset: f32) -> Result<Vector> {
+        Ok(Vector::from_raw(vector, offset))
     }
 
     fn rows(&mut self, rows: usize, features: usize) -> Result<Rows> {
@@ -131,6 +132,10 @@ impl Backend for ReferenceBackend {
 
     fn gather(&mut self, out: &mut Rows, x: &Rows, indices: &[usize]) {
         embed::gather(out, x, indices);
+    }
+
+    fn add(&mut self, out: &mut Rows, x: &Rows) {
+        add::add(out, x);
     }
 
     fn rms_norm(&mut self, out: &mut Rows, x: &Rows, weight: &Vector, eps: f32) {
@@ -235,32 +240,34 @@ impl Backend for ReferenceBackend {
         &mut self,
         logprobs: &mut [f32],
         x: &Rows,
-        linear: Linear<'_, Self>,
+        unembedding: Unembedding<'_, Self>,
+        uses: &[LoraUse<'_, Lora>],
         targets: Targets<'_>,
     ) {
-        buffer::round_to_f32(logprobs, &score::forward(x, &linear, targets));
+        buffer::round_to_f32(logprobs, &score::forward(x, unembedding, uses, targets));
     }
 
     fn score_backward(
         &mut self,
         dx: Option<&mut Rows>,
         x: &Rows,
-        weight: &Weight,
+        unembedding: Unembedding<'_, Self>,
         uses: &mut [LoraGradientUse<'_, Lora, Pair>],
         targets: Targets<'_>,
         coefficients: &mut Coefficients<'_>,
     ) {
-        score::backward(dx, x, weight, uses, targets, coefficients);
+        score::backward(dx, x, unembedding, uses, targets, coefficients);
     }
 
     fn sample(
         &mut self,
         drawn: &mut Vec<Drawn>,
         x: &Rows,
-        linear: Linear<'_, Self>,
+        unembedding: Unembedding<'_, Self>,
+        uses: &[LoraUse<'_, Lora>],
         draws: &[Draw],
     ) {
-        sample::sample(drawn, x, &linear, draws);
+        sample::sample(drawn, x, unembedding, uses, draws);
     }
 
     fn adamw(

@@ -59,6 +59,19 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// `w`, at least 1: the query at position `p` sees the keys at `p + 1 - w ..= p` alone. `None`: all
+    /// up to `p`.
+    pub window: Option<usize>,
+    /// `c`, if scores are `c · tanh(scale · q·k / c)`, before the mask and the softmax.
+    pub softcap: Option<f32>,
+}
+
+impl AttentionShape {
+    /// Positions of the keys that the query at `position` sees.
+    pub fn visible(&self, position: usize) -> Range<usize> {
+        let end = position + 1;
+        end - self.window.unwrap_or(end).min(end)..end
+    }
 }
 
 /// One sequence's part of a step, with the blocks that hold its keys and values.
@@ -77,6 +90,8 @@ pub struct PagedSequence<'a> {
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / π) (x + 0.044715 x³)))`: torch's `gelu` with its tanh approximation.
+    GeluTanh,
 }
 
 /// How one token is drawn.

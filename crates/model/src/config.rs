@@ -56,6 +56,8 @@ impl DecoderConfig {
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
             scale: self.attention_scale,
+            window: None,
+            softcap: None,
         }
     }
 

@@ -3,7 +3,7 @@
 mod backward;
 mod forward;
 
-use tinsmith_backend::{Backend, Coefficients, Draw, Drawn, Linear, LoraUse, Targets};
+use tinsmith_backend::{Backend, Coefficients, Draw, Drawn, Targets, Unembedding};
 
 use crate::{
     Result,
@@ -58,7 +58,7 @@ impl<B: Backend> Decoder<B> {
         let matrix = |b: &mut B, name: &str| b.weight(&dir.raw(&format!("{name}.weight")));
         let embed = matrix(b, names.embed)?;
         let unembed = if config.tie_embeddings { None } else { Some(matrix(b, names.unembed)?) };
-        let final_norm = b.vector(&dir.raw(&format!("{}.weight", names.final_norm)))?;
+        let final_norm = b.vector(&dir.raw(&format!("{}.weight", names.final_norm)), 0.0)?;
         let layers: Result<Vec<_>> =
             (0..config.layers).map(|layer| LayerWeights::load(b, dir, &config, layer)).collect();
         Ok(Self { embed, unembed, final_norm, layers: layers?, config })
@@ -98,7 +98,7 @@ impl<B: Backend> Decoder<B> {
         Spans::train(&batch.groups).fill(Site::Unembed, &mut uses);
         let stream = &mut workspace.stream;
         b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, self.config.rms_eps);
-        b.score(logprobs, &stream.normed, self.unembedding(&uses), batch.targets);
+        b.score(logprobs, &stream.normed, self.unembedding(), &uses, batch.targets);
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl<B: Backend> Decoder<B> {
         let spans = self.pick(b, workspace, batch, rows)?;
         let mut uses = Vec::new();
         spans.fill(Site::Unembed, &mut uses);
-        b.sample(drawn, &workspace.stream.picked_normed, self.unembedding(&uses), draws);
+        b.sample(drawn, &workspace.stream.picked_normed, self.unembedding(), &uses, draws);
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl<B: Backend> Decoder<B> {
         let mut uses = Vec::new();
         spans.fill(Site::Unembed, &mut uses);
         let picked = &workspace.stream.picked_normed;
-        b.score(logprobs, picked, self.unembedding(&uses), targets);
+        b.score(logprobs, picked, self.unembedding(), &uses, targets);
         Ok(())
     }
 
@@ -228,12 +228,8 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    fn unembed_weight(&self) -> &B::Weight {
-        self.unembed.as_ref().unwrap_or(&self.embed)
-    }
-
-    fn unembedding<'a>(&'a self, uses: &'a [LoraUse<'a, B::Lora>]) -> Linear<'a, B> {
-        Linear { weight: self.unembed_weight(), bias: None, uses, add: false }
+    fn unembedding(&self) -> Unembedding<'_, B> {
+        Unembedding { weight: self.unembed.as_ref().unwrap_or(&self.embed), softcap: None }
     }
 }
 
@@ -241,14 +237,14 @@ impl<B: Backend> LayerWeights<B> {
     fn load(b: &mut B, dir: &ModelDir, config: &DecoderConfig, layer: usize) -> Result<Self> {
         let names = config.names;
         let vector = |b: &mut B, name: &str| {
-            b.vector(&dir.raw(&format!("{}.{layer}.{name}.weight", names.layers)))
+            b.vector(&dir.raw(&format!("{}.{layer}.{name}.weight", names.layers)), 0.0)
         };
         let projection = |b: &mut B, projection: Projection| {
             let module = projection.module(config, layer);
             let bias = projection.has_bias(config).then(|| dir.raw(&format!("{module}.bias")));
             Ok(Matrix {
                 weight: b.weight(&dir.raw(&format!("{module}.weight")))?,
-                bias: bias.map(|bias| b.vector(&bias)).transpose()?,
+                bias: bias.map(|bias| b.vector(&bias, 0.0)).transpose()?,
             })
         };
         let qk_norms = if config.qk_norm {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tinsmith_backend::{
     Activation, AdamW, AttentionForward, AttentionShape, Backend, Draw, Dtype, Linear,
     LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Rope, RopeTable,
-    Targets,
+    Targets, Unembedding,
 };
 
 /// Sizes of one program.
@@ -115,7 +115,7 @@ impl<B: Backend> Run<'_, B> {
         let values = self.numbers(features, 1.0);
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
         let raw = RawMatrix { bytes: &bytes, dtype: Dtype::F32, rows: 1, cols: features };
-        self.backend.vector(&raw).unwrap()
+        self.backend.vector(&raw, 0.0).unwrap()
     }
 
     fn lora(&mut self, rank: usize, (outputs, inputs): (usize, usize)) -> B::Lora {
@@ -257,7 +257,8 @@ impl<B: Backend> Run<'_, B> {
     fn attention(&mut self) {
         let Shape { heads, kv_heads, head_dim, .. } = *self.shape;
         let rows = self.total();
-        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3 };
+        let shape =
+            AttentionShape { heads, kv_heads, head_dim, scale: 0.3, window: None, softcap: None };
         let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
         let (q, dout) = (self.rows(rows, wide), self.rows(rows, wide));
         let (k, v) = (self.rows(rows, narrow), self.rows(rows, narrow));
@@ -307,9 +308,9 @@ impl<B: Backend> Run<'_, B> {
         let ids = (0..2 * rows as u32).map(|i| i * 13 % vocabulary as u32).collect::<Vec<_>>();
         let targets = Targets { ids: &ids, per_row: 2 };
         let uses = [LoraUse { rows: 0..rows, lora: &loras[0], scale: 0.7 }];
-        let linear = Linear { weight: &weight, bias: None, uses: &uses, add: false };
+        let unembedding = Unembedding { weight: &weight, softcap: None };
         let mut logprobs = vec![0.0; 2 * rows];
-        self.backend.score(&mut logprobs, &x, linear, targets);
+        self.backend.score(&mut logprobs, &x, unembedding, &uses, targets);
         let mut dx = self.rows(rows, inputs);
         let mut gradients = self.zero_pairs(&loras);
         let mut again = vec![0.0; 2 * rows];
@@ -328,7 +329,7 @@ impl<B: Backend> Run<'_, B> {
             }
         };
         let (dx_out, coefficients) = (Some(&mut dx), &mut coefficients);
-        self.backend.score_backward(dx_out, &x, &weight, &mut uses, targets, coefficients);
+        self.backend.score_backward(dx_out, &x, unembedding, &mut uses, targets, coefficients);
         assert_eq!(logprobs.len(), again.len());
         self.keep("score", logprobs);
         self.keep("score_backward logprobs", again);
@@ -347,9 +348,9 @@ impl<B: Backend> Run<'_, B> {
             uniform: (i as f64 * 0.618).fract(),
         });
         let draws = draws.collect::<Vec<_>>();
-        let linear = Linear { weight: &weight, bias: None, uses: &[], add: false };
+        let unembedding = Unembedding { weight: &weight, softcap: None };
         let mut drawn = Vec::new();
-        self.backend.sample(&mut drawn, &x, linear, &draws);
+        self.backend.sample(&mut drawn, &x, unembedding, &[], &draws);
         self.keep("sample tokens", drawn.iter().map(|drawn| drawn.token as f32).collect());
         self.keep("sample logprobs", drawn.iter().map(|drawn| drawn.logprob).collect());
     }

@@ -15,14 +15,21 @@ pub(super) struct Attention {
     pub(super) head_dim: usize,
     /// `scale · sqrt(head_dim)`. Rows are in [-1, 1): at 1, the weights would hardly differ from each other.
     pub(super) sharpness: f32,
+    pub(super) window: Option<usize>,
+    pub(super) softcap: Option<f32>,
 }
 
-pub(super) const SHAPES: [Attention; 5] = [
-    Attention { heads: 1, kv_heads: 1, head_dim: 16, sharpness: 4.0 },
-    Attention { heads: 2, kv_heads: 1, head_dim: 64, sharpness: 4.0 },
-    Attention { heads: 6, kv_heads: 2, head_dim: 24, sharpness: 4.0 },
-    Attention { heads: 3, kv_heads: 3, head_dim: 6, sharpness: 4.0 },
-    Attention { heads: 2, kv_heads: 2, head_dim: 128, sharpness: 4.0 },
+const fn plain(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
+    Attention { heads, kv_heads, head_dim, sharpness: 4.0, window: None, softcap: None }
+}
+
+pub(super) const SHAPES: [Attention; 6] = [
+    plain(1, 1, 16),
+    plain(2, 1, 64),
+    plain(6, 2, 24),
+    plain(3, 3, 6),
+    plain(2, 2, 128),
+    plain(2, 1, 256),
 ];
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
@@ -41,8 +48,9 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
 
 impl Attention {
     pub(super) fn shape(self) -> AttentionShape {
-        let Self { heads, kv_heads, head_dim, sharpness } = self;
-        AttentionShape { heads, kv_heads, head_dim, scale: sharpness * inverse_root(head_dim) }
+        let Self { heads, kv_heads, head_dim, sharpness, window, softcap } = self;
+        let scale = sharpness * inverse_root(head_dim);
+        AttentionShape { heads, kv_heads, head_dim, scale, window, softcap }
     }
 
     pub(super) fn kv_features(self) -> usize {

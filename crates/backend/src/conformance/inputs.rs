@@ -82,7 +82,7 @@ impl Matrix {
     }
 
     pub(super) fn vector<B: Backend>(&self, backend: &mut B) -> B::Vector {
-        backend.vector(&self.raw()).expect("the suite's vectors are small")
+        backend.vector(&self.raw(), 0.0).expect("the suite's vectors are small")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Drawing tokens.
 
-use crate::{Backend, Draw, Drawn, Dtype, Linear, Targets, philox};
+use crate::{Backend, Draw, Drawn, Dtype, LoraUse, Targets, Unembedding, philox};
 
 use super::{
     Suite,
@@ -13,7 +13,7 @@ use super::{
 struct Sample {
     inputs: usize,
     vocabulary: usize,
-    bias: bool,
+    softcap: Option<f32>,
 }
 
 /// Rounding may move what stands this close to where a draw changes hands.
@@ -21,10 +21,14 @@ const MARGIN: f64 = 1e-5;
 const RANKS: [usize; 4] = [1, 7, 16, 64];
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
-    for (inputs, vocabulary, bias) in
-        [(5, 2, true), (16, 33, false), (40, 300, true), (257, 1030, false)]
-    {
-        let case = Sample { inputs, vocabulary, bias };
+    for (inputs, vocabulary, softcap) in [
+        (5, 2, None),
+        (16, 33, Some(2.0)),
+        (40, 300, None),
+        (257, 1030, None),
+        (257, 1030, Some(1.0)),
+    ] {
+        let case = Sample { inputs, vocabulary, softcap };
         for step in linear::steps() {
             suite.invariance(&case, &step);
             against_score(suite, &case, &step);
@@ -55,8 +59,8 @@ impl Case for Sample {
 impl Sample {
     fn draw<B: Backend>(&self, backend: &mut B, step: &Step, draws: &[Draw]) -> Vec<Drawn> {
         let mut drawn = vec![Drawn { token: u32::MAX, logprob: f32::NAN }];
-        self.with_logits(backend, step, |backend, x, linear| {
-            backend.sample(&mut drawn, x, linear, draws);
+        self.with_logits(backend, step, |backend, x, unembedding, uses| {
+            backend.sample(&mut drawn, x, unembedding, uses, draws);
         });
         drawn
     }
@@ -66,15 +70,14 @@ impl Sample {
         &self,
         backend: &mut B,
         step: &Step,
-        op: impl FnOnce(&mut B, &B::Rows, Linear<'_, B>),
+        op: impl FnOnce(&mut B, &B::Rows, Unembedding<'_, B>, &[LoraUse<'_, B::Lora>]),
     ) {
         let weight = Matrix::random(7, Dtype::Bf16, self.vocabulary, self.inputs).weight(backend);
-        let bias = Matrix::random(8, Dtype::F32, 1, self.vocabulary).vector(backend);
-        let bias = self.bias.then_some(&bias);
         let adapters = Adapters::new(backend, &RANKS, self.inputs, self.vocabulary);
         let x = upload(backend, self.inputs, &values(step, 0, self.inputs));
         let uses = adapters.uses(step);
-        op(backend, &x, Linear { weight: &weight, bias, uses: &uses, add: false });
+        let unembedding = Unembedding { weight: &weight, softcap: self.softcap };
+        op(backend, &x, unembedding, &uses);
     }
 }
 
@@ -136,8 +139,8 @@ fn against_score<B: Backend>(suite: &mut Suite<'_, B>, case: &Sample, step: &Ste
     let drawn = case.draw(&mut suite.backend, step, &draws);
     let ids: Vec<u32> = drawn.iter().map(|drawn| drawn.token).collect();
     let mut scored = vec![f32::NAN; ids.len()];
-    case.with_logits(&mut suite.backend, step, |backend, x, linear| {
-        backend.score(&mut scored, x, linear, Targets { ids: &ids, per_row: 1 });
+    case.with_logits(&mut suite.backend, step, |backend, x, unembedding, uses| {
+        backend.score(&mut scored, x, unembedding, uses, Targets { ids: &ids, per_row: 1 });
     });
     let logprobs: Vec<f32> = drawn.iter().map(|drawn| drawn.logprob).collect();
     suite.same_bits(&format!("{case:?} against score"), &logprobs, &scored);
@@ -167,8 +170,8 @@ fn ties<B: Backend>(suite: &mut Suite<'_, B>) {
     });
     let x = upload(&mut suite.backend, 1, &[1.0; 8]);
     let mut drawn = Vec::new();
-    let linear = Linear { weight: &weight, bias: None, uses: &[], add: false };
-    suite.backend.sample(&mut drawn, &x, linear, &draws);
+    let unembedding = Unembedding { weight: &weight, softcap: None };
+    suite.backend.sample(&mut drawn, &x, unembedding, &[], &draws);
     for ((drawn, draw), (_, token)) in drawn.iter().zip(&draws).zip(expected) {
         if drawn.token != token {
             suite.fail(&format!("ties {draw:?}: {} for {token}", drawn.token));

@@ -1,6 +1,6 @@
 //! Logprobs of given tokens, and their gradient.
 
-use crate::{Backend, Dtype, Linear, Targets};
+use crate::{Backend, Dtype, Targets, Unembedding};
 
 use super::{
     Suite,
@@ -16,6 +16,7 @@ struct Score {
     per_row: usize,
     /// Factor on x, so on the logits.
     x_scale: f32,
+    softcap: Option<f32>,
 }
 
 const RANKS: [usize; 4] = [1, 7, 16, 64];
@@ -25,8 +26,15 @@ const SCORED_BACKWARD: usize = 1;
 const DX: usize = 2;
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
-    for (inputs, vocabulary, per_row) in [(5, 2, 1), (16, 33, 3), (40, 300, 1), (257, 1030, 2)] {
-        let case = Score { inputs, vocabulary, per_row, x_scale: 1.0 };
+    for (inputs, vocabulary, per_row, softcap) in [
+        (5, 2, 1, None),
+        (16, 33, 3, None),
+        (40, 300, 1, None),
+        (257, 1030, 2, None),
+        (5, 2, 2, Some(0.7)),
+        (257, 1030, 1, Some(3.0)),
+    ] {
+        let case = Score { inputs, vocabulary, per_row, x_scale: 1.0, softcap };
         for step in linear::steps() {
             suite.case(&case, &step);
             let answer = case.run(&mut suite.backend, &[step]);
@@ -35,7 +43,7 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
         }
     }
     // Logits in the hundreds, where an exponential that is not taken from the maximum overflows.
-    let steep = Score { inputs: 16, vocabulary: 300, per_row: 1, x_scale: 100.0 };
+    let steep = Score { inputs: 16, vocabulary: 300, per_row: 1, x_scale: 100.0, softcap: None };
     suite.values_within(100.0, &steep, &linear::steps()[4]);
     without_input_gradient(suite);
 }
@@ -58,9 +66,9 @@ impl Case for Score {
             let ids = target_ids(step, vocabulary, per_row);
             let targets = Targets { ids: &ids, per_row };
             let uses = adapters.uses(step);
-            let linear = Linear { weight: &weight, bias: None, uses: &uses, add: false };
+            let unembedding = Unembedding { weight: &weight, softcap: self.softcap };
             let mut logprobs = vec![f32::NAN; ids.len()];
-            backend.score(&mut logprobs, &x, linear, targets);
+            backend.score(&mut logprobs, &x, unembedding, &uses, targets);
             answer.take(SCORED, step, &logprobs);
 
             let wanted = coefficients(step, per_row);
@@ -71,7 +79,7 @@ impl Case for Score {
             backend.score_backward(
                 Some(&mut dx),
                 &x,
-                &weight,
+                unembedding,
                 &mut uses,
                 targets,
                 &mut |rows, logprobs, coefficients| {
@@ -109,7 +117,7 @@ fn without_input_gradient<B: Backend>(suite: &mut Suite<'_, B>) {
         backend.score_backward(
             with.then_some(&mut dx),
             &x,
-            &weight,
+            Unembedding { weight: &weight, softcap: None },
             &mut adapters.gradient_uses(&step, &ranges),
             Targets { ids: &ids, per_row: 1 },
             &mut |rows, _, coefficients| coefficients.copy_from_slice(&wanted[rows]),

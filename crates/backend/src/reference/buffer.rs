@@ -115,9 +115,11 @@ pub struct Vector {
 }
 
 impl Vector {
-    pub(super) fn from_raw(vector: &RawMatrix<'_>) -> Self {
+    /// Rounds once, since twice the bits of an f32 and two more fit an f64.
+    pub(super) fn from_raw(vector: &RawMatrix<'_>, offset: f32) -> Self {
         assert_eq!(vector.rows, 1, "a vector has one row");
-        Self { values: raw_values(vector) }
+        let shifted = |value: f64| f64::from(rounded(value + f64::from(offset)));
+        Self { values: raw_values(vector).into_iter().map(shifted).collect() }
     }
 }
 
@@ -278,7 +280,8 @@ mod tests {
             (Dtype::Bf16, &[0xc0, 0x3f, 0, 0xc0]),
         ] {
             let raw = RawMatrix { bytes, dtype, rows: 1, cols: 2 };
-            assert_eq!(ReferenceBackend.vector(&raw).unwrap().values, [1.5, -2.0]);
+            assert_eq!(ReferenceBackend.vector(&raw, 0.0).unwrap().values, [1.5, -2.0]);
+            assert_eq!(ReferenceBackend.vector(&raw, 1.0).unwrap().values, [2.5, -1.0]);
         }
     }
 }

@@ -31,11 +31,21 @@ pub(super) fn backward(
 }
 
 /// `f(x)` and `f'(x)`. Silu: `x σ(x)` and `σ(x) (1 + x (1 - σ(x)))` with `σ(x) = 1 / (1 + exp(-x))`.
+///
+/// Gelu (Hendrycks & Gimpel 2016, with tanh): `x (1 + t) / 2` with `t = tanh(u)`,
+/// `u = sqrt(2 / π) (x + 0.044715 x³)`, and `(1 + t) / 2 + x (1 - t²) / 2 · u'`.
 fn value_and_slope(x: f64, activation: Activation) -> (f64, f64) {
     match activation {
         Activation::Silu => {
             let sigmoid = 1.0 / (1.0 + (-x).exp());
             (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
+        }
+        Activation::GeluTanh => {
+            // `(1 + tanh u) / 2 = σ(2 u)`, which keeps its digits where tanh is near -1.
+            let root = (2.0 / std::f64::consts::PI).sqrt();
+            let share = 1.0 / (1.0 + (-2.0 * root * (x + 0.044_715 * x * x * x)).exp());
+            let slope = root * (1.0 + 3.0 * 0.044_715 * x * x);
+            (x * share, share + x * 2.0 * share * (1.0 - share) * slope)
         }
     }
 }

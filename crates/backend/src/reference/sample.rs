@@ -1,17 +1,18 @@
 //! Drawing a token from logits; what is drawn is said at [`Draw`].
 
-use crate::{Draw, Drawn, Linear};
+use crate::{Draw, Drawn, LoraUse, Unembedding};
 
-use super::{ReferenceBackend, Rows, attention::log_sum_exp, buffer::rounded, score};
+use super::{Lora, ReferenceBackend, Rows, attention::log_sum_exp, buffer::rounded, score};
 
 pub(super) fn sample(
     drawn: &mut Vec<Drawn>,
     x: &Rows,
-    linear: &Linear<'_, ReferenceBackend>,
+    unembedding: Unembedding<'_, ReferenceBackend>,
+    uses: &[LoraUse<'_, Lora>],
     draws: &[Draw],
 ) {
     assert_eq!(x.len(), draws.len(), "a draw for each row");
-    let (logits, _) = score::logits(x, linear);
+    let (logits, _) = score::logits(x, unembedding, uses);
     drawn.clear();
     drawn.extend(draws.iter().enumerate().map(|(i, draw)| draw_token(logits.row(i), draw)));
 }
@@ -80,10 +81,10 @@ mod tests {
         // Probabilities 0.1, 0.4, 0.1, 0.4, exactly representable as logarithms of integers.
         let weight = Weight::new(1, &[0.0, 4.0_f64.ln(), 0.0, 4.0_f64.ln()]);
         let drawn = |temperature, top_k, top_p, uniform| {
-            let linear = Linear { weight: &weight, bias: None, uses: &[], add: false };
+            let unembedding = Unembedding { weight: &weight, softcap: None };
             let mut drawn = Vec::new();
             let draw = Draw { temperature, top_k, top_p, uniform };
-            sample(&mut drawn, &Rows::new(1, &[1.0]), &linear, &[draw]);
+            sample(&mut drawn, &Rows::new(1, &[1.0]), unembedding, &[], &[draw]);
             (drawn[0].token, f64::from(drawn[0].logprob.exp()))
         };
         let tokens = |uniforms: &[f64], top_k, top_p| -> Vec<u32> {

@@ -5,7 +5,7 @@
 
 use tinsmith_backend::{
     Activation, AttentionForward, AttentionShape, Backend as _, Linear, LoraGradientUse, LoraUse,
-    Qkv, QkvGradients, ReferenceBackend, Rope, RopeTable, Targets, philox,
+    Qkv, QkvGradients, ReferenceBackend, Rope, RopeTable, Targets, Unembedding, philox,
     reference::{Lora, Pair, Rows, Vector, Weight},
 };
 
@@ -29,18 +29,20 @@ fn rms_norm() {
 fn gated() {
     let (gate, up) = (made_up(1, 12), made_up(2, 12));
     let dout = Rows::new(4, &made_up(3, 12));
-    let objective = |gate: &[f64], up: &[f64]| {
-        let mut out = dout.clone();
-        let (gate, up) = (Rows::new(4, gate), Rows::new(4, up));
-        ReferenceBackend.gated(&mut out, &gate, &up, Activation::Silu);
-        product(&out, &dout)
-    };
-    let (mut dgate, mut dup) = (dout.clone(), dout.clone());
-    let (gates, ups) = (Rows::new(4, &gate), Rows::new(4, &up));
-    let silu = Activation::Silu;
-    ReferenceBackend.gated_backward(&mut dgate, &mut dup, &dout, &gates, &ups, silu);
-    assert_gradient("dgate", dgate.values(), &gate, |gate| objective(gate, &up));
-    assert_gradient("dup", dup.values(), &up, |up| objective(&gate, up));
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let objective = |gate: &[f64], up: &[f64]| {
+            let mut out = dout.clone();
+            let (gate, up) = (Rows::new(4, gate), Rows::new(4, up));
+            ReferenceBackend.gated(&mut out, &gate, &up, activation);
+            product(&out, &dout)
+        };
+        let (mut dgate, mut dup) = (dout.clone(), dout.clone());
+        let (gates, ups) = (Rows::new(4, &gate), Rows::new(4, &up));
+        ReferenceBackend.gated_backward(&mut dgate, &mut dup, &dout, &gates, &ups, activation);
+        let what = |name| format!("{name} of {activation:?}");
+        assert_gradient(&what("dgate"), dgate.values(), &gate, |gate| objective(gate, &up));
+        assert_gradient(&what("dup"), dup.values(), &up, |up| objective(&gate, up));
+    }
 }
 
 #[test]
@@ -62,14 +64,24 @@ fn rope() {
 
 #[test]
 fn attention() {
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 3, scale: 0.9 };
+    for window in [None, Some(1), Some(3), Some(100)] {
+        for softcap in [None, Some(0.8)] {
+            let (heads, kv_heads) = (4, 2);
+            let shape =
+                AttentionShape { heads, kv_heads, head_dim: 3, scale: 0.9, window, softcap };
+            attention_of(&shape);
+        }
+    }
+}
+
+fn attention_of(shape: &AttentionShape) {
     let sequences = [0..5, 5..5, 5..6, 6..10];
     let (q, k, v) = (made_up(1, 10 * 12), made_up(2, 10 * 6), made_up(3, 10 * 6));
     let dout = Rows::new(12, &made_up(4, 10 * 12));
     let forward = |q: &[f64], k: &[f64], v: &[f64]| {
         let (mut out, mut lse) = (dout.clone(), Rows::new(4, &[]));
         let (q, k, v) = (&Rows::new(12, q), &Rows::new(6, k), &Rows::new(6, v));
-        ReferenceBackend.attention(&mut out, &mut lse, Qkv { q, k, v }, &sequences, &shape);
+        ReferenceBackend.attention(&mut out, &mut lse, Qkv { q, k, v }, &sequences, shape);
         (out, lse)
     };
     let (out, lse) = forward(&q, &k, &v);
@@ -79,11 +91,16 @@ fn attention() {
         QkvGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv },
         AttentionForward { qkv, out: &out, lse: &lse, dout: &dout },
         &sequences,
-        &shape,
+        shape,
     );
     let objective = |q: &[f64], k: &[f64], v: &[f64]| product(&forward(q, k, v).0, &dout);
-    assert_gradient("dq", dq.values(), &q, |q| objective(q, &k, &v));
-    assert_gradient("dk", dk.values(), &k, |k| objective(&q, k, &v));
+    if shape.window == Some(1) {
+        // One key's probability is 1 whatever its score.
+        assert!(dq.values().iter().chain(dk.values()).all(|d| d.abs() < 1e-12));
+    } else {
+        assert_gradient("dq", dq.values(), &q, |q| objective(q, &k, &v));
+        assert_gradient("dk", dk.values(), &k, |k| objective(&q, k, &v));
+    }
     assert_gradient("dv", dv.values(), &v, |v| objective(&q, &k, v));
 }
 
@@ -104,6 +121,12 @@ fn linear() {
 
 #[test]
 fn score() {
+    for softcap in [None, Some(0.7)] {
+        score_under(softcap);
+    }
+}
+
+fn score_under(softcap: Option<f32>) {
     let site = Site::new(5, 11);
     let ids: Vec<u32> = (0..9 * 2).map(|i| i * 7 % 11).collect();
     let targets = Targets { ids: &ids, per_row: 2 };
@@ -113,7 +136,8 @@ fn score() {
     let objective = |site: &Site| {
         let logits = site.forward().0;
         let logprob = |(i, &id): (usize, &u32)| {
-            let row = logits.row(i / 2);
+            let capped = |l: &f64| softcap.map(f64::from).map_or(*l, |c| c * (l / c).tanh());
+            let row: Vec<f64> = logits.row(i / 2).iter().map(capped).collect();
             let normalizer = row.iter().map(|logit| logit.exp()).sum::<f64>().ln();
             f64::from(coefficients[i]) * (row[id as usize] - normalizer)
         };
@@ -126,7 +150,7 @@ fn score() {
         ReferenceBackend.score_backward(
             Some(&mut dx),
             &x,
-            &site.weight,
+            Unembedding { weight: &site.weight, softcap },
             uses,
             targets,
             &mut |rows, _, out| out.copy_from_slice(&coefficients[rows.start * 2..rows.end * 2]),

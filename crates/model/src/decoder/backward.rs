@@ -53,9 +53,9 @@ impl<B: Backend> Decoder<B> {
         let eps = self.config.rms_eps;
         back.b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, eps);
         let dx = layers.then_some(&mut gradients.dnormed);
-        let (x, weight) = (&stream.normed, self.unembed_weight());
+        let (x, unembedding) = (&stream.normed, self.unembedding());
         back.fill(Site::Unembed);
-        back.b.score_backward(dx, x, weight, &mut back.uses, targets, coefficients);
+        back.b.score_backward(dx, x, unembedding, &mut back.uses, targets, coefficients);
         if !layers {
             return;
         }
