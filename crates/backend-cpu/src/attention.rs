@@ -237,7 +237,7 @@ fn attend(
     for part in parts {
         for start in (0..part.rows.len()).step_by(QUERIES) {
             let end = part.rows.len().min(start + QUERIES);
-            let reach = shape.window.map_or(usize::MAX, |window| window + QUERIES);
+            let reach = shape.window.map_or(usize::MAX, |window| window.saturating_add(QUERIES));
             keys += (end - start) * (part.position + end).min(reach);
             tasks.extend((0..shape.kv_heads).map(|head| (part, start..end, head)));
         }

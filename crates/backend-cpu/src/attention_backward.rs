@@ -45,7 +45,7 @@ pub(crate) fn attention_backward(
         dv: gradients.dv.view_mut(),
         shape,
     };
-    let reach = shape.window.map_or(usize::MAX, |window| window + ATTENTION_TILE);
+    let reach = shape.window.map_or(usize::MAX, |window| window.saturating_add(ATTENTION_TILE));
     let pairs =
         sequences.iter().map(|rows| rows.len() * (rows.len() / 2).min(reach)).sum::<usize>();
     let work = pairs * shape.heads * shape.head_dim * 5;

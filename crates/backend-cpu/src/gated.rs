@@ -142,12 +142,14 @@ impl<L: Lanes> GeluTanh<L> {
     const CUBIC: f32 = 0.044_715;
 
     #[inline(always)]
-    unsafe fn at(x: L) -> Self {
-        // Beyond, the share is 0 or 1 in every digit, and the slope's large factors do not overflow.
-        let x = L::splat(10.0).min(L::splat(-10.0).max(x));
+    unsafe fn at(gate: L) -> Self {
+        // Beyond, the share is 0 or 1 to the last digit; the slope's large factors must not overflow.
+        let lowest = L::splat(-10.0);
+        let x = L::splat(10.0).min(lowest.max(gate));
         let (square, root) = (x.mul(x), L::splat(Self::ROOT));
         let factor = square.mul_add(L::splat(Self::CUBIC), L::splat(1.0));
-        Self { x, square, share: sigmoid(x.mul(root).mul(factor)) }
+        let share = sigmoid(x.mul(root).mul(factor));
+        Self { x, square, share: gate.select_less(lowest, L::splat(0.0), share) }
     }
 
     /// `d(x σ(2 u))/dx = σ + x σ (1 - σ) d(2 u)/dx`.

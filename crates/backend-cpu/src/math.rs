@@ -38,7 +38,7 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
 pub(crate) unsafe fn tanh<L: Lanes>(x: L) -> L {
     const FIRST: f32 = 2.142_962e-3;
     const MINIMAX: [f32; 5] =
-        [-8.177_398e-3, 2.170_070_3e-2, -5.394_676_3e-2, 0.133_332_06, -0.333_333_31];
+        [-8.177_398e-3, 2.170_070_3e-2, -5.394_676_3e-2, 0.133_332_06, -0.333_333_3];
     let (zero, one) = (L::splat(0.0), L::splat(1.0));
     let square = x.mul(x);
     let mut sum = L::splat(FIRST);

@@ -17,7 +17,7 @@ use crate::{
     linear::{Side, Sides, adapters, add_gradients, datum_tiles, forward_uses, project},
     math,
     pool::Pool,
-    softcap::{self, Scale, Slopes},
+    softcap::{self, SlopedExponentials},
 };
 
 /// Entries of the vocabulary whose maximum and sum are taken together.
@@ -344,25 +344,25 @@ fn differentiate(
         let (factor, minus) = (-total, normalizers[row]);
         let ids = &targets.ids[part];
         // SAFETY: the row is this task's own; targets were read from it before. The scratch has a place
-        // for each of the row's features.
+        // for each candidate.
         unsafe {
             let row = view.at(row, 0);
-            let exponentials = Exponentials { from: row, to: row, count: features, minus, factor };
-            let add_targets = || {
+            if let Some(cap) = softcap {
+                with_scratch(ids.len(), |changes| {
+                    for (i, (&factor, &id)) in factors.iter().zip(ids).enumerate() {
+                        let slope = softcap::slope_of(*row.add(id as usize), cap);
+                        *changes.add(i) = factor * slope;
+                    }
+                    path.run(SlopedExponentials { row, count: features, minus, factor, cap });
+                    for (i, &id) in ids.iter().enumerate() {
+                        *row.add(id as usize) += *changes.add(i);
+                    }
+                });
+            } else {
+                path.run(Exponentials { from: row, to: row, count: features, minus, factor });
                 for (&factor, &id) in factors.iter().zip(ids) {
                     *row.add(id as usize) += factor;
                 }
-            };
-            if let Some(cap) = softcap {
-                with_scratch(padded(features), |slopes| {
-                    path.run(Slopes { from: row, to: slopes, count: features, cap });
-                    path.run(exponentials);
-                    add_targets();
-                    path.run(Scale { row, by: slopes, count: features });
-                });
-            } else {
-                path.run(exponentials);
-                add_targets();
             }
         }
     });

@@ -47,42 +47,32 @@ pub(crate) unsafe fn slope<L: Lanes>(capped: L, cap: L) -> L {
     L::splat(0.0).sub(tanh).mul_add(tanh, L::splat(1.0))
 }
 
-/// `to[i]` becomes the softcap's slope where it gave `from[i]`.
-pub(crate) struct Slopes {
-    pub(crate) from: *const f32,
-    pub(crate) to: *mut f32,
+/// [`slope`] of one number.
+pub(crate) fn slope_of(capped: f32, cap: f32) -> f32 {
+    let tanh = capped / cap;
+    (-tanh).mul_add(tanh, 1.0)
+}
+
+/// `row[i] = factor * exp(row[i] - minus)`, times the slope of the softcap that gave `row[i]`.
+pub(crate) struct SlopedExponentials {
+    pub(crate) row: *mut f32,
     pub(crate) count: usize,
+    pub(crate) minus: f32,
+    pub(crate) factor: f32,
     pub(crate) cap: f32,
 }
 
-impl Kernel for Slopes {
+impl Kernel for SlopedExponentials {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let cap = L::splat(self.cap);
+        let (minus, factor, cap) =
+            (L::splat(self.minus), L::splat(self.factor), L::splat(self.cap));
         let mut i = 0;
         while i < self.count {
-            let capped = L::load_head(self.from.add(i), self.count - i, 0.0);
-            slope(capped, cap).store_head(self.to.add(i), self.count - i);
-            i += LANES;
-        }
-    }
-}
-
-/// `row[i] *= by[i]`.
-pub(crate) struct Scale {
-    pub(crate) row: *mut f32,
-    pub(crate) by: *const f32,
-    pub(crate) count: usize,
-}
-
-impl Kernel for Scale {
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let mut i = 0;
-        while i < self.count {
-            let by = L::load_head(self.by.add(i), self.count - i, 0.0);
-            let row = L::load_head(self.row.add(i), self.count - i, 0.0);
-            row.mul(by).store_head(self.row.add(i), self.count - i);
+            let count = self.count - i;
+            let x = L::load_head(self.row.add(i), count, 0.0);
+            let share = math::exp(x.sub(minus)).mul(factor);
+            share.mul(slope(x, cap)).store_head(self.row.add(i), count);
             i += LANES;
         }
     }

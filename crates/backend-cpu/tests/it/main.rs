@@ -21,9 +21,12 @@ fn backend(path: Path, threads: usize) -> CpuBackend {
     CpuBackend::new(Config { threads, kernels: KernelChoice::Forced(path) }).unwrap()
 }
 
+/// Every path that this CPU has; says which it lacks.
 fn paths() -> impl Iterator<Item = Path> {
-    let paths = Path::ALL.into_iter().filter(|path| path.is_available());
-    paths.inspect(|path| println!("on {path}"))
+    Path::ALL.into_iter().filter(|path| {
+        println!("{} {path}", if path.is_available() { "on" } else { "this CPU lacks" });
+        path.is_available()
+    })
 }
 
 /// The programs below show that the other paths give the same bits.

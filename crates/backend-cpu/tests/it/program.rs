@@ -20,7 +20,7 @@ pub(crate) struct Shape {
     ranks: [usize; 2],
 }
 
-pub(crate) const SHAPES: [Shape; 4] = [
+pub(crate) const SHAPES: [Shape; 5] = [
     Shape {
         lengths: &[1, 0, 33, 7],
         heads: 4,
@@ -49,6 +49,15 @@ pub(crate) const SHAPES: [Shape; 4] = [
         ranks: [32, 16],
     },
     Shape {
+        lengths: &[70, 2],
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 256,
+        features: 64,
+        outputs: 80,
+        ranks: [2, 5],
+    },
+    Shape {
         lengths: &[1],
         heads: 1,
         kv_heads: 1,
@@ -71,8 +80,10 @@ pub(crate) fn program<B: Backend>(backend: &mut B, shape: &Shape) -> Vec<Output>
     run.elementwise();
     run.linear();
     run.attention();
-    run.score();
-    run.sample();
+    for softcap in [None, Some(1.5)] {
+        run.score(softcap);
+        run.sample(softcap);
+    }
     run.adamw();
     run.outputs
 }
@@ -111,11 +122,11 @@ impl<B: Backend> Run<'_, B> {
         self.backend.weight(&raw).unwrap()
     }
 
-    fn vector(&mut self, features: usize) -> B::Vector {
+    fn vector(&mut self, features: usize, offset: f32) -> B::Vector {
         let values = self.numbers(features, 1.0);
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
         let raw = RawMatrix { bytes: &bytes, dtype: Dtype::F32, rows: 1, cols: features };
-        self.backend.vector(&raw, 0.0).unwrap()
+        self.backend.vector(&raw, offset).unwrap()
     }
 
     fn lora(&mut self, rank: usize, (outputs, inputs): (usize, usize)) -> B::Lora {
@@ -160,19 +171,24 @@ impl<B: Backend> Run<'_, B> {
         let mut out = self.rows(rows, features);
         self.backend.gather(&mut out, &x, &indices);
         self.keep_rows("gather", &out);
-        let weight = self.vector(features);
+        let other = self.rows(rows, features);
+        self.backend.add(&mut out, &other);
+        self.keep_rows("add", &out);
+        let weight = self.vector(features, 1.0);
         self.backend.rms_norm(&mut out, &x, &weight, 1e-6);
         self.keep_rows("rms_norm", &out);
         let dy = self.rows(rows, features);
         self.backend.rms_norm_backward(&mut out, &dy, &x, &weight, 1e-6);
         self.keep_rows("rms_norm_backward", &out);
-        self.backend.gated(&mut out, &x, &dy, Activation::Silu);
-        self.keep_rows("gated", &out);
-        let (gate, up) = (self.rows(rows, features), self.rows(rows, features));
-        let mut dup = self.rows(rows, features);
-        self.backend.gated_backward(&mut out, &mut dup, &dy, &gate, &up, Activation::Silu);
-        self.keep_rows("gated_backward dgate", &out);
-        self.keep_rows("gated_backward dup", &dup);
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            self.backend.gated(&mut out, &x, &dy, activation);
+            self.keep_rows("gated", &out);
+            let (gate, up) = (self.rows(rows, features), self.rows(rows, features));
+            let mut dup = self.rows(rows, features);
+            self.backend.gated_backward(&mut out, &mut dup, &dy, &gate, &up, activation);
+            self.keep_rows("gated_backward dgate", &out);
+            self.keep_rows("gated_backward dup", &dup);
+        }
         self.rope();
     }
 
@@ -181,7 +197,7 @@ impl<B: Backend> Run<'_, B> {
         let features = self.shape.heads * head_dim;
         let (x, dy) = (self.rows(rows, features), self.rows(rows, features));
         let mut out = self.rows(rows, features);
-        let weight = self.vector(head_dim);
+        let weight = self.vector(head_dim, 0.0);
         let frequency = |i: usize| 10_000f32.powf(-2.0 * i as f32 / head_dim as f32);
         let inverse_frequencies = (0..head_dim / 2).map(frequency).collect();
         let table = RopeTable { inverse_frequencies, amplitude: 1.1 };
@@ -198,7 +214,7 @@ impl<B: Backend> Run<'_, B> {
     fn linear(&mut self) {
         let (rows, inputs, outputs) = (self.total(), self.shape.features, self.shape.outputs);
         let weight = self.weight(outputs, inputs);
-        let bias = self.vector(outputs);
+        let bias = self.vector(outputs, 0.0);
         let [first, second] = self.shape.ranks;
         let loras = [self.lora(first, (outputs, inputs)), self.lora(second, (outputs, inputs))];
         let (x, dy) = (self.rows(rows, inputs), self.rows(rows, outputs));
@@ -256,27 +272,41 @@ impl<B: Backend> Run<'_, B> {
 
     fn attention(&mut self) {
         let Shape { heads, kv_heads, head_dim, .. } = *self.shape;
+        for (window, softcap) in [
+            (None, None),
+            (None, Some(0.8)),
+            (Some(1), None),
+            (Some(20), Some(1.5)),
+            (Some(32), None),
+            (Some(64), Some(30.0)),
+            (Some(1000), None),
+        ] {
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            self.attend(&AttentionShape { heads, kv_heads, head_dim, scale, window, softcap });
+        }
+    }
+
+    fn attend(&mut self, shape: &AttentionShape) {
+        let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
         let rows = self.total();
-        let shape =
-            AttentionShape { heads, kv_heads, head_dim, scale: 0.3, window: None, softcap: None };
         let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
         let (q, dout) = (self.rows(rows, wide), self.rows(rows, wide));
         let (k, v) = (self.rows(rows, narrow), self.rows(rows, narrow));
         let (mut out, mut lse) = (self.rows(rows, wide), self.backend.rows(0, heads).unwrap());
         let sequences = self.sequences();
         let qkv = || Qkv { q: &q, k: &k, v: &v };
-        self.backend.attention(&mut out, &mut lse, qkv(), &sequences, &shape);
+        self.backend.attention(&mut out, &mut lse, qkv(), &sequences, shape);
         self.keep_rows("attention", &out);
         self.keep_rows("attention lse", &lse);
         let mut dq = self.rows(rows, wide);
         let (mut dk, mut dv) = (self.rows(rows, narrow), self.rows(rows, narrow));
         let gradients = QkvGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
         let forward = AttentionForward { qkv: qkv(), out: &out, lse: &lse, dout: &dout };
-        self.backend.attention_backward(gradients, forward, &sequences, &shape);
+        self.backend.attention_backward(gradients, forward, &sequences, shape);
         for (name, rows) in [("dq", &dq), ("dk", &dk), ("dv", &dv)] {
             self.keep_rows(name, rows);
         }
-        let mut cache = self.backend.cache(16, 2, &shape).unwrap();
+        let mut cache = self.backend.cache(16, 2, shape).unwrap();
         let blocks = (0..16u32).rev().collect::<Vec<_>>();
         let mut used = 0;
         let paged = sequences.iter().map(|rows| {
@@ -288,19 +318,19 @@ impl<B: Backend> Run<'_, B> {
         let paged = paged.collect::<Vec<_>>();
         self.backend.cache_write(&mut cache, 1, &k, &v, &paged);
         let training = self.backend.read_rows(&out);
-        self.backend.attention_paged(&mut out, &q, &cache, 1, &paged, &shape);
+        self.backend.attention_paged(&mut out, &q, &cache, 1, &paged, shape);
         assert_eq!(self.backend.read_rows(&out), training, "prefill gives what training gives");
         for (i, mut one) in paged.into_iter().enumerate() {
             for row in sequences[i].clone() {
                 one =
                     PagedSequence { rows: row..row + 1, position: row - sequences[i].start, ..one };
-                self.backend.attention_paged(&mut out, &q, &cache, 1, &[one.clone()], &shape);
+                self.backend.attention_paged(&mut out, &q, &cache, 1, &[one.clone()], shape);
             }
         }
         assert_eq!(self.backend.read_rows(&out), training, "decode gives what training gives");
     }
 
-    fn score(&mut self) {
+    fn score(&mut self, softcap: Option<f32>) {
         let (rows, inputs, vocabulary) = (self.total(), self.shape.features, self.shape.outputs);
         let weight = self.weight(vocabulary, inputs);
         let x = self.rows(rows, inputs);
@@ -308,7 +338,7 @@ impl<B: Backend> Run<'_, B> {
         let ids = (0..2 * rows as u32).map(|i| i * 13 % vocabulary as u32).collect::<Vec<_>>();
         let targets = Targets { ids: &ids, per_row: 2 };
         let uses = [LoraUse { rows: 0..rows, lora: &loras[0], scale: 0.7 }];
-        let unembedding = Unembedding { weight: &weight, softcap: None };
+        let unembedding = Unembedding { weight: &weight, softcap };
         let mut logprobs = vec![0.0; 2 * rows];
         self.backend.score(&mut logprobs, &x, unembedding, &uses, targets);
         let mut dx = self.rows(rows, inputs);
@@ -337,7 +367,7 @@ impl<B: Backend> Run<'_, B> {
         self.keep_pair("score_backward gradient", &gradients[0]);
     }
 
-    fn sample(&mut self) {
+    fn sample(&mut self, softcap: Option<f32>) {
         let (rows, inputs, vocabulary) = (self.total(), self.shape.features, self.shape.outputs);
         let weight = self.weight(vocabulary, inputs);
         let x = self.rows(rows, inputs);
@@ -348,7 +378,7 @@ impl<B: Backend> Run<'_, B> {
             uniform: (i as f64 * 0.618).fract(),
         });
         let draws = draws.collect::<Vec<_>>();
-        let unembedding = Unembedding { weight: &weight, softcap: None };
+        let unembedding = Unembedding { weight: &weight, softcap };
         let mut drawn = Vec::new();
         self.backend.sample(&mut drawn, &x, unembedding, &[], &draws);
         self.keep("sample tokens", drawn.iter().map(|drawn| drawn.token as f32).collect());

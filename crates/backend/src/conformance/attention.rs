@@ -32,6 +32,17 @@ pub(super) const SHAPES: [Attention; 6] = [
     plain(2, 1, 256),
 ];
 
+/// Windows of one key, within a tile, of whole tiles, just beside them, and longer than the sequence.
+pub(super) const WINDOWED: [Attention; 7] = [
+    Attention { window: Some(1), ..plain(2, 1, 24) },
+    Attention { window: Some(5), softcap: Some(1.0), ..plain(6, 2, 24) },
+    Attention { window: Some(31), ..plain(3, 3, 6) },
+    Attention { window: Some(32), softcap: Some(2.5), ..plain(2, 1, 256) },
+    Attention { window: Some(33), ..plain(6, 2, 16) },
+    Attention { window: Some(97), softcap: Some(0.5), ..plain(4, 1, 16) },
+    Attention { window: Some(5000), softcap: Some(3.0), ..plain(2, 2, 40) },
+];
+
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     for case in SHAPES {
         // A lone row's dq and dk are zero, which gives errors no scale: it runs beside another.
@@ -39,11 +50,31 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
             suite.case(&case, &plain_step(lengths));
         }
     }
+    for case in WINDOWED {
+        for lengths in [&[1, 5][..], &[31, 0, 33, 64], &[65, 200, 1]] {
+            suite.case(&case, &plain_step(lengths));
+        }
+    }
+    wide_windows_show_nothing(suite);
     suite.case(&SHAPES[0], &plain_step(&[2049]));
     // Scores in the hundreds, where an exponential that is not taken from the maximum overflows.
     let sharp = Attention { sharpness: 400.0, ..SHAPES[0] };
     suite.values_within(100.0, &sharp, &plain_step(&[97, 33]));
     suite.invariance(&sharp, &plain_step(&[97, 33]));
+    // The same scores under a cap that nearly all of them reach.
+    let capped = Attention { softcap: Some(20.0), window: Some(40), ..sharp };
+    suite.values_within(100.0, &capped, &plain_step(&[97, 33]));
+}
+
+/// A window that holds every key changes no bit.
+fn wide_windows_show_nothing<B: Backend>(suite: &mut Suite<'_, B>) {
+    let step = plain_step(&[65, 200, 1]);
+    let without = SHAPES[2].run(&mut suite.backend, std::slice::from_ref(&step));
+    for window in [200, usize::MAX] {
+        let case = Attention { window: Some(window), ..SHAPES[2] };
+        let with = case.run(&mut suite.backend, std::slice::from_ref(&step));
+        suite.same_outputs(&format!("{case:?} against no window"), &with, &without);
+    }
 }
 
 impl Attention {

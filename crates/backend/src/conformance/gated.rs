@@ -17,11 +17,13 @@ struct Gated {
 }
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
-    for features in [1, 7, 16, 33, 300] {
-        for gate_scale in [1.0, 10.0, 200.0] {
-            let case = Gated { features, activation: Activation::Silu, gate_scale };
-            for lengths in [&[1][..], &[17, 0, 3]] {
-                suite.case(&case, &plain_step(lengths));
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        for features in [1, 7, 16, 33, 300] {
+            for gate_scale in [1.0, 10.0, 200.0] {
+                let case = Gated { features, activation, gate_scale };
+                for lengths in [&[1][..], &[17, 0, 3]] {
+                    suite.case(&case, &plain_step(lengths));
+                }
             }
         }
     }

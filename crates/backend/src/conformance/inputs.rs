@@ -82,7 +82,11 @@ impl Matrix {
     }
 
     pub(super) fn vector<B: Backend>(&self, backend: &mut B) -> B::Vector {
-        backend.vector(&self.raw(), 0.0).expect("the suite's vectors are small")
+        self.vector_plus(backend, 0.0)
+    }
+
+    pub(super) fn vector_plus<B: Backend>(&self, backend: &mut B, offset: f32) -> B::Vector {
+        backend.vector(&self.raw(), offset).expect("the suite's vectors are small")
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{ATTENTION_TILE, Backend, PagedSequence};
 
 use super::{
     Suite,
-    attention::{Attention, SHAPES},
+    attention::{Attention, SHAPES, WINDOWED},
     inputs::{blank, upload},
     step::{Answer, Case, Datum, Output, Segment, Step, datums, plain_step, ranges, values},
 };
@@ -19,7 +19,7 @@ struct Paged {
 const LAYERS: usize = 2;
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
-    for attention in SHAPES {
+    for attention in SHAPES.into_iter().chain(WINDOWED) {
         for chunks in [&[1000][..], &[1], &[31, 1, 0, 64, 33], &[32]] {
             let case = Paged { attention, chunks };
             for lengths in [&[1][..], &[33, 0, 65], &[31, 2, 130, 32]] {
@@ -33,6 +33,38 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     }
     let case = Paged { attention: SHAPES[1], chunks: &[1, 300, 512] };
     suite.values(&case, &plain_step(&[1500, 7]));
+    tiles_outside_the_window_are_not_read(suite);
+}
+
+/// Keys and values before the first tile that a window reaches may be anything, NaN too.
+fn tiles_outside_the_window_are_not_read<B: Backend>(suite: &mut Suite<'_, B>) {
+    let attention = Attention { window: Some(40), ..SHAPES[2] };
+    let (wide, narrow, shape) =
+        (attention.q_features(), attention.kv_features(), attention.shape());
+    let (tokens, first) = (150, 96);
+    let step = plain_step(&[tokens]);
+    let (q, k, v) = (values(&step, 0, wide), values(&step, 1, narrow), values(&step, 2, narrow));
+    let blocks: Vec<u32> = (0..5).collect();
+    let mut outs = Vec::new();
+    for lost in [0.0, f32::NAN] {
+        let backend = &mut suite.backend;
+        let mut cache = backend.cache(5, 1, &shape).expect("the suite's caches are small");
+        let upload_kept = |backend: &mut B, kept: &[f32]| {
+            let mut kept = kept.to_vec();
+            kept[..first * narrow].fill(lost);
+            upload(backend, narrow, &kept)
+        };
+        let (k, v) = (upload_kept(backend, &k), upload_kept(backend, &v));
+        let all = PagedSequence { rows: 0..tokens, position: 0, blocks: &blocks };
+        backend.cache_write(&mut cache, 0, &k, &v, std::slice::from_ref(&all));
+        // The first of these queries sees keys 97 to 136.
+        let last = PagedSequence { rows: 0..tokens - 136, position: 136, blocks: &blocks };
+        let q = upload(backend, wide, &q[136 * wide..]);
+        let mut out = blank(backend, tokens - 136, wide);
+        backend.attention_paged(&mut out, &q, &cache, 0, &[last], &shape);
+        outs.push(backend.read_rows(&out));
+    }
+    suite.same_bits("NaN outside the window", &outs[1], &outs[0]);
 }
 
 /// A sequence in progress.

@@ -11,14 +11,18 @@ use super::{
 #[derive(Debug)]
 struct RmsNorm {
     features: usize,
+    /// Added to each element of the weight.
+    offset: f32,
 }
 
 const EPS: f32 = 1e-6;
 
 pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     for features in [1, 7, 16, 33, 512] {
-        for lengths in [&[1][..], &[17], &[3, 0, 33, 1]] {
-            suite.case(&RmsNorm { features }, &plain_step(lengths));
+        for offset in [0.0, 1.0] {
+            for lengths in [&[1][..], &[17], &[3, 0, 33, 1]] {
+                suite.case(&RmsNorm { features, offset }, &plain_step(lengths));
+            }
         }
     }
 }
@@ -31,7 +35,7 @@ impl Case for RmsNorm {
     fn run<B: Backend>(&self, backend: &mut B, steps: &[Step]) -> Answer {
         let mut answer = Answer::new(&[Output::Value("out"), Output::Gradient("dx")]);
         let features = self.features;
-        let weight = Matrix::random(9, Dtype::Bf16, 1, features).vector(backend);
+        let weight = Matrix::random(9, Dtype::Bf16, 1, features).vector_plus(backend, self.offset);
         for step in steps {
             let x = upload(backend, features, &values(step, 0, features));
             let dy = upload(backend, features, &values(step, 1, features));

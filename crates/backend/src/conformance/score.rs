@@ -45,6 +45,9 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     // Logits in the hundreds, where an exponential that is not taken from the maximum overflows.
     let steep = Score { inputs: 16, vocabulary: 300, per_row: 1, x_scale: 100.0, softcap: None };
     suite.values_within(100.0, &steep, &linear::steps()[4]);
+    let capped = Score { softcap: Some(20.0), ..steep };
+    suite.values_within(100.0, &capped, &linear::steps()[4]);
+    suite.invariance(&capped, &linear::steps()[4]);
     without_input_gradient(suite);
 }
 
