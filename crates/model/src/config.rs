@@ -1,11 +1,13 @@
 //! The named switches of the one decoder, and reading them from `config.json`.
 
-use std::path::{Path, PathBuf};
+mod json;
 
-use serde_json::Value;
+use std::path::Path;
+
 use tinsmith_backend::{Activation, AttentionShape, RopeTable};
 
 use crate::{Error, Result};
+pub use json::ConfigJson;
 
 /// Everything that the decoder needs to know about a model, said by its family's table entry.
 #[derive(Clone, Debug)]
@@ -28,37 +30,71 @@ pub struct DecoderConfig {
     pub ffn: usize,
     /// Added to the mean square in every RMS norm.
     pub rms_eps: f32,
-    /// Inverse frequencies of the rotary embedding.
+    /// Added to the weights of every RMS norm: 1 where files hold what they differ from 1 by (Gemma).
+    pub norm_offset: f32,
+    /// Inverse frequencies of the rotary embedding; of local layers, see [`LocalLayers::rope`].
     pub rope: RopeTable,
+    /// Layers that attend to a window only.
+    pub local: Option<LocalLayers>,
     /// The unembedding is the embedding.
     pub tie_embeddings: bool,
     /// Queries, keys and values have a bias.
     pub qkv_bias: bool,
+    /// The projection after attention has a bias.
+    pub output_bias: bool,
+    /// The projections of the MLP have a bias.
+    pub mlp_bias: bool,
     /// Each head of queries and keys goes through an RMS norm before it is rotated.
     pub qk_norm: bool,
+    /// What attention and MLP give goes through a norm before it is added to the residual stream.
+    pub post_norms: bool,
     /// Non-linearity of the gated MLP.
     pub activation: Activation,
     /// Longest sequence that the model was made for, in tokens.
     pub max_positions: usize,
-    /// Factor on embedded tokens.
+    /// Factor on embedded tokens. Rounded to f32, as transformers has it in f32; in bf16 it rounds it more.
     pub embed_scale: f32,
     /// Factor on attention scores.
     pub attention_scale: f32,
+    /// `c` of `c * tanh(score / c)`, before the softmax of attention.
+    pub attention_softcap: Option<f32>,
+    /// `c` of `c * tanh(logit / c)`.
+    pub logit_softcap: Option<f32>,
     /// Where the weights stand in the files.
     pub names: &'static WeightNames,
 }
 
+/// Layers that attend to a window only, among others or alone.
+#[derive(Clone, Debug)]
+pub struct LocalLayers {
+    /// Keys that a query sees, the one at its own position among them.
+    pub window: usize,
+    /// Inverse frequencies of these layers.
+    pub rope: RopeTable,
+    /// Whether a layer is one of them, `[layers]`.
+    pub layers: Vec<bool>,
+}
+
 impl DecoderConfig {
-    /// The constants of the attention ops.
-    pub fn attention_shape(&self) -> AttentionShape {
+    /// The constants of a layer's attention ops.
+    pub fn attention_shape(&self, layer: usize) -> AttentionShape {
         AttentionShape {
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
             scale: self.attention_scale,
-            window: None,
-            softcap: None,
+            window: self.local_layer(layer).map(|local| local.window),
+            softcap: self.attention_softcap,
         }
+    }
+
+    /// Inverse frequencies of a layer.
+    pub fn rope_of(&self, layer: usize) -> &RopeTable {
+        self.local_layer(layer).map_or(&self.rope, |local| &local.rope)
+    }
+
+    fn local_layer(&self, layer: usize) -> Option<&LocalLayers> {
+        self.local.as_ref().filter(|local| local.layers[layer])
     }
 
     /// Features of the queries of all heads.
@@ -88,8 +124,31 @@ impl DecoderConfig {
             self.attention_scale,
             self.rope.amplitude,
         );
+        let mut add = |part: std::fmt::Arguments<'_>| {
+            text.write_fmt(part).expect("a String takes every text");
+        };
         for frequency in &self.rope.inverse_frequencies {
-            write!(text, " {frequency:e}").expect("a String takes every text");
+            add(format_args!(" {frequency:e}"));
+        }
+        if self.norm_offset != 0.0 {
+            add(format_args!(" norm_offset {:e}", self.norm_offset));
+        }
+        match self.activation {
+            Activation::Silu => {}
+            Activation::GeluTanh => add(format_args!(" gelu_tanh")),
+        }
+        if let Some(softcap) = self.attention_softcap {
+            add(format_args!(" attention_softcap {softcap:e}"));
+        }
+        if let Some(softcap) = self.logit_softcap {
+            add(format_args!(" logit_softcap {softcap:e}"));
+        }
+        if let Some(LocalLayers { window, rope, layers }) = &self.local {
+            add(format_args!(" window {window} local_rope {:e}", rope.amplitude));
+            for frequency in &rope.inverse_frequencies {
+                add(format_args!(" {frequency:e}"));
+            }
+            add(format_args!(" local_layers {layers:?}"));
         }
         text
     }
@@ -117,6 +176,16 @@ impl DecoderConfig {
         if !(self.rms_eps.is_finite() && self.rms_eps >= 0.0) {
             return refuse("rms_norm_eps is not a positive number");
         }
+        if !(self.attention_scale.is_finite() && self.attention_scale > 0.0) {
+            return refuse("query_pre_attn_scalar is not a positive number");
+        }
+        let softcaps = [self.attention_softcap, self.logit_softcap];
+        if softcaps.into_iter().flatten().any(|cap| !(cap.is_finite() && cap > 0.0)) {
+            return refuse("a soft cap in it is not a positive number");
+        }
+        if self.local.as_ref().is_some_and(|local| local.window == 0) {
+            return refuse("sliding_window is 0");
+        }
         Ok(())
     }
 }
@@ -143,99 +212,25 @@ pub struct WeightNames {
     pub attention_norm: &'static str,
     /// The norm before the MLP.
     pub mlp_norm: &'static str,
+    /// The norms of what attention and MLP give; empty in families that have none.
+    pub post_norms: [&'static str; 2],
     /// The norm of each query head.
     pub q_norm: &'static str,
     /// The norm of each key head.
     pub k_norm: &'static str,
     /// q, k, v, o, gate, up, down.
     pub projections: [&'static str; 7],
+    /// What an adapter's files call them.
+    pub modules: ModuleNames,
 }
 
-/// Standard rotary embedding: `theta^(-2i / head_dim)`, the exponent rounded to f32 as transformers does.
-pub fn rope_table(theta: f64, head_dim: usize) -> RopeTable {
-    #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
-    let frequency = |i: usize| {
-        let exponent = (2 * i) as f32 / head_dim as f32;
-        #[expect(clippy::cast_possible_truncation, reason = "the table is f32")]
-        let power = theta.powf(f64::from(exponent)) as f32;
-        1.0 / power
-    };
-    RopeTable { inverse_frequencies: (0..head_dim / 2).map(frequency).collect(), amplitude: 1.0 }
-}
-
-/// `config.json` with typed access; every error names the file and the field.
-#[derive(Debug)]
-pub struct ConfigJson {
-    path: PathBuf,
-    value: Value,
-}
-
-impl ConfigJson {
-    pub(crate) fn open(path: PathBuf) -> Result<Self> {
-        if !path.exists() {
-            let problem = "there is no such file; name a directory in the format of Hugging Face: \
-                           config.json, tokenizer.json, model.safetensors or its shards";
-            return Err(Error::model(&path, problem));
-        }
-        let bytes =
-            std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::model(&path, format!("is not JSON ({error})")))?;
-        if !value.is_object() {
-            return Err(Error::model(&path, "is not a JSON object"));
-        }
-        Ok(Self { path, value })
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The value at a dotted path; `None` where it is missing or null.
-    pub fn get(&self, field: &str) -> Option<&Value> {
-        let value = field.split('.').try_fold(&self.value, |value, key| value.get(key))?;
-        (!value.is_null()).then_some(value)
-    }
-
-    /// A count that must be there.
-    pub fn size(&self, field: &str) -> Result<usize> {
-        let value = self.required(field)?;
-        let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
-        size.ok_or_else(|| self.wrong(field, "a whole number", value))
-    }
-
-    /// A number that must be there.
-    pub fn number(&self, field: &str) -> Result<f64> {
-        let value = self.required(field)?;
-        value.as_f64().ok_or_else(|| self.wrong(field, "a number", value))
-    }
-
-    /// A switch; off where it is missing.
-    pub fn flag(&self, field: &str) -> Result<bool> {
-        match self.get(field) {
-            None => Ok(false),
-            Some(value) => value.as_bool().ok_or_else(|| self.wrong(field, "true or false", value)),
-        }
-    }
-
-    /// A text that must be there.
-    pub fn text(&self, field: &str) -> Result<&str> {
-        let value = self.required(field)?;
-        value.as_str().ok_or_else(|| self.wrong(field, "a text", value))
-    }
-
-    /// Refuses the model because of what `field` says.
-    pub fn unsupported(&self, field: &str, why: &str) -> Error {
-        let value = self.get(field).map_or_else(|| "null".to_owned(), Value::to_string);
-        Error::model(&self.path, format!("`{field}` is {value}: {why}"))
-    }
-
-    fn required(&self, field: &str) -> Result<&Value> {
-        self.get(field).ok_or_else(|| Error::model(&self.path, format!("`{field}` is missing")))
-    }
-
-    fn wrong(&self, field: &str, expected: &str, value: &Value) -> Error {
-        Error::model(&self.path, format!("`{field}` is {value}, not {expected}"))
-    }
+/// Names of modules in transformers, which PEFT goes by; files may have others.
+#[derive(Debug, Eq, PartialEq)]
+pub struct ModuleNames {
+    /// The embedding.
+    pub embed: &'static str,
+    /// The unembedding.
+    pub unembed: &'static str,
+    /// What the layers stand under.
+    pub layers: &'static str,
 }

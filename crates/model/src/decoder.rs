@@ -30,6 +30,8 @@ pub struct Decoder<B: Backend> {
 struct LayerWeights<B: Backend> {
     attention_norm: B::Vector,
     mlp_norm: B::Vector,
+    /// Norms of what attention and MLP give.
+    post_norms: Option<[B::Vector; 2]>,
     /// Norms of each query and each key head.
     qk_norms: Option<(B::Vector, B::Vector)>,
     /// By [`Projection`].
@@ -58,7 +60,8 @@ impl<B: Backend> Decoder<B> {
         let matrix = |b: &mut B, name: &str| b.weight(&dir.raw(&format!("{name}.weight")));
         let embed = matrix(b, names.embed)?;
         let unembed = if config.tie_embeddings { None } else { Some(matrix(b, names.unembed)?) };
-        let final_norm = b.vector(&dir.raw(&format!("{}.weight", names.final_norm)), 0.0)?;
+        let final_norm = dir.raw(&format!("{}.weight", names.final_norm));
+        let final_norm = b.vector(&final_norm, config.norm_offset)?;
         let layers: Result<Vec<_>> =
             (0..config.layers).map(|layer| LayerWeights::load(b, dir, &config, layer)).collect();
         Ok(Self { embed, unembed, final_norm, layers: layers?, config })
@@ -74,7 +77,7 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// No room on the device.
     pub fn cache(&self, b: &mut B, blocks: usize) -> Result<B::Cache> {
-        Ok(b.cache(blocks, self.config.layers, &self.config.attention_shape())?)
+        Ok(b.cache(blocks, self.config.layers, &self.config.attention_shape(0))?)
     }
 
     /// Planned memory, in bytes, of a training step of `tokens` tokens with adapters of at most `max_rank`.
@@ -229,7 +232,8 @@ impl<B: Backend> Decoder<B> {
     }
 
     fn unembedding(&self) -> Unembedding<'_, B> {
-        Unembedding { weight: self.unembed.as_ref().unwrap_or(&self.embed), softcap: None }
+        let weight = self.unembed.as_ref().unwrap_or(&self.embed);
+        Unembedding { weight, softcap: self.config.logit_softcap }
     }
 }
 
@@ -237,15 +241,22 @@ impl<B: Backend> LayerWeights<B> {
     fn load(b: &mut B, dir: &ModelDir, config: &DecoderConfig, layer: usize) -> Result<Self> {
         let names = config.names;
         let vector = |b: &mut B, name: &str| {
-            b.vector(&dir.raw(&format!("{}.{layer}.{name}.weight", names.layers)), 0.0)
+            let norm = dir.raw(&format!("{}.{layer}.{name}.weight", names.layers));
+            b.vector(&norm, config.norm_offset)
         };
         let projection = |b: &mut B, projection: Projection| {
-            let module = projection.module(config, layer);
-            let bias = projection.has_bias(config).then(|| dir.raw(&format!("{module}.bias")));
+            let name = projection.file_name(config, layer);
+            let bias = projection.has_bias(config).then(|| dir.raw(&format!("{name}.bias")));
             Ok(Matrix {
-                weight: b.weight(&dir.raw(&format!("{module}.weight")))?,
+                weight: b.weight(&dir.raw(&format!("{name}.weight")))?,
                 bias: bias.map(|bias| b.vector(&bias, 0.0)).transpose()?,
             })
+        };
+        let post_norms = if config.post_norms {
+            let [attention, mlp] = names.post_norms;
+            Some([vector(b, attention)?, vector(b, mlp)?])
+        } else {
+            None
         };
         let qk_norms = if config.qk_norm {
             Some((vector(b, names.q_norm)?, vector(b, names.k_norm)?))
@@ -257,6 +268,7 @@ impl<B: Backend> LayerWeights<B> {
         Ok(Self {
             attention_norm: vector(b, names.attention_norm)?,
             mlp_norm: vector(b, names.mlp_norm)?,
+            post_norms,
             qk_norms,
             projections: projections?,
         })

@@ -284,17 +284,20 @@ fn expected_tensors(config: &DecoderConfig) -> Vec<(String, Shape)> {
         };
         vector(&weight(names.attention_norm), config.hidden);
         vector(&weight(names.mlp_norm), config.hidden);
+        if config.post_norms {
+            names.post_norms.iter().for_each(|norm| vector(&weight(norm), config.hidden));
+        }
         if config.qk_norm {
             vector(&weight(names.q_norm), config.head_dim);
             vector(&weight(names.k_norm), config.head_dim);
         }
         for projection in crate::lora::Projection::ALL {
             let (outputs, inputs) = projection.shape(config);
-            let module = projection.module(config, layer);
+            let name = projection.file_name(config, layer);
             if projection.has_bias(config) {
-                tensors.push((format!("{module}.bias"), Shape::Vector(outputs)));
+                tensors.push((format!("{name}.bias"), Shape::Vector(outputs)));
             }
-            tensors.push((format!("{module}.weight"), Shape::Matrix(outputs, inputs)));
+            tensors.push((weight(&name), Shape::Matrix(outputs, inputs)));
         }
     }
     tensors

@@ -16,7 +16,18 @@ use crate::{
 };
 
 /// Every golden model.
-pub(crate) const CASES: [&str; 3] = ["qwen3/tied", "qwen3/untied", "qwen3/odd"];
+pub(crate) const CASES: [&str; 10] = [
+    "gemma2/capped",
+    "gemma3/image",
+    "gemma3/text",
+    "llama/biased",
+    "llama/scaled",
+    "mistral/windowed",
+    "qwen2/windowed",
+    "qwen3/odd",
+    "qwen3/tied",
+    "qwen3/untied",
+];
 
 /// Farthest that a logprob may be from PyTorch's.
 pub(crate) const LOGPROB_TOLERANCE: f32 = 1e-4;
@@ -32,6 +43,17 @@ pub(crate) struct Golden {
     /// Sequences that the gradients are of, with the weight of each row.
     pub(crate) trained: Vec<(usize, Vec<f32>)>,
     pub(crate) gradients: BTreeMap<String, Vec<f32>>,
+    /// Over 2,048 tokens, in models whose rotation is scaled.
+    pub(crate) long: Option<Long>,
+}
+
+/// A sequence of which a few rows are known: those, their targets and logprobs.
+pub(crate) struct Long {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) rows: Vec<u32>,
+    pub(crate) targets: Vec<u32>,
+    pub(crate) base_logprobs: Vec<f32>,
+    pub(crate) logprobs: Vec<f32>,
 }
 
 pub(crate) struct Sequence {
@@ -85,7 +107,14 @@ impl Golden {
             .into_iter()
             .filter_map(|name| Some((name.strip_prefix("grad.")?.to_owned(), floats(name))));
         let gradients = gradients.collect();
-        Self { path, dir, sequences, trained, gradients }
+        let long = file.tensor("long_tokens").is_ok().then(|| Long {
+            tokens: integers("long_tokens"),
+            rows: integers("long_rows"),
+            targets: integers("long_targets"),
+            base_logprobs: floats("long_base_logprobs"),
+            logprobs: floats("long_logprobs"),
+        });
+        Self { path, dir, sequences, trained, gradients, long }
     }
 
     /// The files that PEFT saved.

@@ -13,6 +13,7 @@ pub mod files;
 mod golden;
 pub mod lora;
 pub mod peft;
+pub mod rope;
 mod tensors;
 pub mod workspace;
 

@@ -92,7 +92,11 @@ impl Projection {
     }
 
     pub(crate) fn has_bias(self, config: &DecoderConfig) -> bool {
-        config.qkv_bias && matches!(self, Self::Q | Self::K | Self::V)
+        match self {
+            Self::Q | Self::K | Self::V => config.qkv_bias,
+            Self::O => config.output_bias,
+            Self::Gate | Self::Up | Self::Down => config.mlp_bias,
+        }
     }
 
     /// `(outputs, inputs)`.
@@ -106,10 +110,13 @@ impl Projection {
         }
     }
 
-    /// The module's name in the model files, e.g. `model.layers.0.self_attn.q_proj`.
-    pub(crate) fn module(self, config: &DecoderConfig, layer: usize) -> String {
-        let names = config.names;
-        format!("{}.{layer}.{}", names.layers, names.projections[self as usize])
+    /// Its name in the model files, e.g. `model.layers.0.self_attn.q_proj`.
+    pub(crate) fn file_name(self, config: &DecoderConfig, layer: usize) -> String {
+        self.under(config.names.layers, config, layer)
+    }
+
+    fn under(self, layers: &str, config: &DecoderConfig, layer: usize) -> String {
+        format!("{layers}.{layer}.{}", config.names.projections[self as usize])
     }
 }
 
@@ -136,11 +143,12 @@ impl Site {
         }
     }
 
-    /// The module's name in the model files.
+    /// The module's name in an adapter's files.
     pub(crate) fn module(self, config: &DecoderConfig) -> String {
+        let names = &config.names.modules;
         match self {
-            Self::Layer(layer, projection) => projection.module(config, layer),
-            Self::Unembed => config.names.unembed.to_owned(),
+            Self::Layer(layer, projection) => projection.under(names.layers, config, layer),
+            Self::Unembed => names.unembed.to_owned(),
         }
     }
 

@@ -187,7 +187,7 @@ fn spec(config: &DecoderConfig, peft: &AdapterConfig, archive: &Archive<'_>) -> 
 
 /// PEFT adds copies of the frozen (un)embedding to an adapter that trains the unembedding; not needed.
 fn base_weights(config: &DecoderConfig) -> [String; 3] {
-    let (embed, unembed) = (config.names.embed, config.names.unembed);
+    let (embed, unembed) = (config.names.modules.embed, config.names.modules.unembed);
     [
         format!("{PREFIX}{embed}.weight"),
         format!("{PREFIX}{unembed}.weight"),

@@ -48,6 +48,8 @@ pub(crate) struct LayerState<B: Backend> {
     pub(crate) middle: B::Rows,
     pub(crate) gate: B::Rows,
     pub(crate) up: B::Rows,
+    /// What attention and MLP gave, before their norms; without rows where there are no such norms.
+    pub(crate) projected: [B::Rows; 2],
     /// `x Aᵀ` of each projection.
     pub(crate) hidden: [B::Rows; Projection::ALL.len()],
 }
@@ -113,7 +115,7 @@ impl<B: Backend> Workspace<B> {
             b.resize(buffer, rows)?;
         }
         for layer in &mut self.layers[..layers] {
-            layer.resize(b, rows)?;
+            layer.resize(b, rows, if config.post_norms { rows } else { 0 })?;
         }
         if self.identity.len() < rows {
             self.identity = (0..rows).collect();
@@ -152,12 +154,16 @@ impl<B: Backend> LayerState<B> {
             middle: rows(config.hidden)?,
             gate: rows(config.ffn)?,
             up: rows(config.ffn)?,
+            projected: [rows(config.hidden)?, rows(config.hidden)?],
             // `linear` sets both sizes.
             hidden: [rows(1)?, rows(1)?, rows(1)?, rows(1)?, rows(1)?, rows(1)?, rows(1)?],
         })
     }
 
-    fn resize(&mut self, b: &mut B, rows: usize) -> Result<()> {
+    fn resize(&mut self, b: &mut B, rows: usize, projected: usize) -> Result<()> {
+        for buffer in &mut self.projected {
+            b.resize(buffer, projected)?;
+        }
         for buffer in [
             &mut self.input,
             &mut self.q,
@@ -217,7 +223,8 @@ pub(crate) fn activation_bytes(config: &DecoderConfig, tokens: usize, max_rank: 
     let (hidden, q, kv, ffn) =
         (config.hidden, config.q_features(), config.kv_features(), config.ffn);
     let hiddens = Projection::ALL.len() * max_rank;
-    let layer = 2 * hidden + 2 * q + 2 * kv + config.heads + 2 * ffn + hiddens;
+    let projected = if config.post_norms { 2 * hidden } else { 0 };
+    let layer = 2 * hidden + 2 * q + 2 * kv + config.heads + 2 * ffn + projected + hiddens;
     let stream = 2 * hidden + q + kv + ffn;
     let gradients = 2 * hidden + 3 * q + 3 * kv + 3 * ffn;
     size_of::<f32>() * tokens * (config.layers * layer + stream + gradients)
@@ -237,7 +244,13 @@ mod tests {
     /// A long step and then a short one use what was planned for each.
     #[test]
     fn steps_use_the_planned_memory() {
-        let (golden, mut b) = (Golden::open("qwen3/untied"), ReferenceBackend);
+        for case in ["qwen3/untied", "gemma2/capped"] {
+            check(case);
+        }
+    }
+
+    fn check(case: &str) {
+        let (golden, mut b) = (Golden::open(case), ReferenceBackend);
         let decoder = Decoder::load(&mut b, &golden.dir).unwrap();
         let spec =
             LoraSpec { rank: 6, seed: 0, train_attn: true, train_mlp: true, train_unembed: true };
@@ -264,8 +277,10 @@ mod tests {
         let Stream { x, normed, q, k, gated, picked, picked_normed } = &workspace.stream;
         let mut buffers: Vec<&Rows> = vec![x, normed, q, k, gated, picked, picked_normed];
         for state in &workspace.layers {
-            let LayerState { input, q, k, v, attention, lse, middle, gate, up, hidden } = state;
+            let LayerState { input, q, k, v, attention, lse, middle, gate, up, .. } = state;
             buffers.extend([input, q, k, v, attention, lse, middle, gate, up]);
+            let LayerState { projected, hidden, .. } = state;
+            buffers.extend(projected);
             buffers.extend(hidden);
         }
         let Gradients { dx, dnormed, dq_rotated, dk_rotated, dq, dk, dv, dattention, .. } =

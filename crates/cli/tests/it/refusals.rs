@@ -116,7 +116,8 @@ fn models_that_are_not_known() {
         };
         Broken::new().edit("config.json", edit).refusal()
     };
-    check(&replaced("\"qwen3\"", "\"llama\""), &["DIR/config.json: model_type `llama`", "qwen3"]);
+    let known = ["DIR/config.json: model_type `mamba`", "gemma2", "llama", "mistral", "qwen3"];
+    check(&replaced("\"qwen3\"", "\"mamba\""), &known);
     check(&replaced("\"silu\"", "\"gelu\""), &["DIR/config.json: `hidden_act` is \"gelu\""]);
 }
 

@@ -82,15 +82,12 @@ impl<B: Backend> Decoder<B> {
         let weights = &self.layers[layer];
         let activation = self.config.activation;
         let Gradients { dx, dnormed, dgated, dgate, dup, .. } = gradients;
+        let post_norm = weights.post_norms.as_ref().map(|norms| &norms[1]);
         back.b.gated(&mut stream.gated, &state.gate, &state.up, activation);
         back.b.zero(dgated);
-        self.linear_backward(
-            back,
-            (layer, Projection::Down, state),
-            Some(&mut *dgated),
-            dx,
-            &stream.gated,
-        );
+        let dy = self.output_gradient(back, post_norm, &state.projected[1], dx, dnormed);
+        let down = (layer, Projection::Down, state);
+        self.linear_backward(back, down, Some(&mut *dgated), dy, &stream.gated);
         back.b.gated_backward(dgate, dup, dgated, &state.gate, &state.up, activation);
         back.b.rms_norm(&mut stream.normed, &state.middle, &weights.mlp_norm, self.config.rms_eps);
         let flows = layer > 0 || back.attention;
@@ -120,8 +117,10 @@ impl<B: Backend> Decoder<B> {
         let Gradients { dx, dnormed, dq, dk, dv, dattention, .. } = gradients;
         let (dq_rotated, dk_rotated) = (&mut gradients.dq_rotated, &mut gradients.dk_rotated);
         back.b.zero(dattention);
+        let post_norm = weights.post_norms.as_ref().map(|norms| &norms[0]);
+        let dy = self.output_gradient(back, post_norm, &state.projected[0], dx, dnormed);
         let out = (layer, Projection::O, state);
-        self.linear_backward(back, out, Some(&mut *dattention), dx, &state.attention);
+        self.linear_backward(back, out, Some(&mut *dattention), dy, &state.attention);
 
         let (q_rope, k_rope) = self.ropes(layer, back.positions);
         back.b.rope(&mut stream.q, &state.q, q_rope);
@@ -135,7 +134,7 @@ impl<B: Backend> Decoder<B> {
                 dout: dattention,
             },
             back.sequences,
-            &self.config.attention_shape(),
+            &self.config.attention_shape(layer),
         );
         let (q_rope, k_rope) = self.ropes(layer, back.positions);
         back.b.rope_backward(dq, dq_rotated, &state.q, q_rope);
@@ -154,6 +153,22 @@ impl<B: Backend> Decoder<B> {
         if flows {
             back.b.rms_norm_backward(dx, dnormed, &state.input, norm, eps);
         }
+    }
+
+    /// The gradient of what attention or MLP gave before it was added: that of the residual stream, taken
+    /// back through the norm, into `to`, if there is one.
+    fn output_gradient<'g>(
+        &self,
+        back: &mut Back<'_, B>,
+        norm: Option<&B::Vector>,
+        projected: &B::Rows,
+        dx: &'g B::Rows,
+        to: &'g mut B::Rows,
+    ) -> &'g B::Rows {
+        let Some(norm) = norm else { return dx };
+        back.b.zero(to);
+        back.b.rms_norm_backward(to, dx, projected, norm, self.config.rms_eps);
+        to
     }
 
     /// The gradient of one projection; nothing runs where nobody asks.

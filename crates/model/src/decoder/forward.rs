@@ -50,6 +50,14 @@ struct LayerLinear<'w, B: Backend> {
     add: bool,
 }
 
+/// Where the output of attention or MLP goes, and what is kept of it.
+struct Output<'w, B: Backend> {
+    x: &'w mut B::Rows,
+    normed: &'w mut B::Rows,
+    projected: &'w mut B::Rows,
+    hidden: &'w mut B::Rows,
+}
+
 impl<B: Backend> Decoder<B> {
     /// Embeds the tokens and runs them through every layer; leaves the residual stream in the workspace.
     pub(super) fn run_layers(
@@ -74,7 +82,7 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// `x += o(attention(rope(q), rope(k), v))` of the normed x.
+    /// `x += o(attention(rope(q), rope(k), v))` of the normed x, with a norm around `o` if there is one.
     fn attention(
         &self,
         pass: &mut Pass<'_, '_, B>,
@@ -84,8 +92,8 @@ impl<B: Backend> Decoder<B> {
         positions: &[u32],
     ) {
         let weights = &self.layers[layer];
-        let LayerState { q, k, v, attention, lse, hidden, .. } = state;
-        let op = |projection, add| LayerLinear { weights, layer, projection, add };
+        let LayerState { q, k, v, attention, lse, projected: [projected, _], hidden, .. } = state;
+        let op = |projection| LayerLinear { weights, layer, projection, add: false };
         pass.b.rms_norm(
             &mut stream.normed,
             &stream.x,
@@ -96,12 +104,12 @@ impl<B: Backend> Decoder<B> {
             [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)];
         for (projection, out) in outputs {
             let kept = &mut hidden[projection as usize];
-            pass.linear(out, &stream.normed, &op(projection, false), kept);
+            pass.linear(out, &stream.normed, &op(projection), kept);
         }
         let (q_rope, k_rope) = self.ropes(layer, positions);
         pass.b.rope(&mut stream.q, q, q_rope);
         pass.b.rope(&mut stream.k, k, k_rope);
-        let shape = self.config.attention_shape();
+        let shape = self.config.attention_shape(layer);
         match &mut pass.attend {
             Attend::Whole(sequences) => {
                 let qkv = Qkv { q: &stream.q, k: &stream.k, v };
@@ -112,11 +120,14 @@ impl<B: Backend> Decoder<B> {
                 pass.b.attention_paged(attention, &stream.q, cache, layer, sequences, &shape);
             }
         }
-        let kept = &mut hidden[Projection::O as usize];
-        pass.linear(&mut stream.x, attention, &op(Projection::O, true), kept);
+        let hidden = &mut hidden[Projection::O as usize];
+        let Stream { x, normed, .. } = stream;
+        let norm = weights.post_norms.as_ref().map(|norms| &norms[0]);
+        let output = Output { x, normed, projected, hidden };
+        self.add_output(pass, attention, &op(Projection::O), norm, output);
     }
 
-    /// `x += down(activation(gate) * up)` of the normed x.
+    /// `x += down(activation(gate) * up)` of the normed x, with a norm around `down` if there is one.
     fn mlp(
         &self,
         pass: &mut Pass<'_, '_, B>,
@@ -125,16 +136,37 @@ impl<B: Backend> Decoder<B> {
         state: &mut LayerState<B>,
     ) {
         let weights = &self.layers[layer];
-        let LayerState { gate, up, hidden, .. } = state;
-        let op = |projection, add| LayerLinear { weights, layer, projection, add };
+        let LayerState { gate, up, projected: [_, projected], hidden, .. } = state;
+        let op = |projection| LayerLinear { weights, layer, projection, add: false };
         pass.b.rms_norm(&mut stream.normed, &stream.x, &weights.mlp_norm, self.config.rms_eps);
         for (projection, out) in [(Projection::Gate, &mut *gate), (Projection::Up, &mut *up)] {
             let kept = &mut hidden[projection as usize];
-            pass.linear(out, &stream.normed, &op(projection, false), kept);
+            pass.linear(out, &stream.normed, &op(projection), kept);
         }
         pass.b.gated(&mut stream.gated, gate, up, self.config.activation);
-        let kept = &mut hidden[Projection::Down as usize];
-        pass.linear(&mut stream.x, &stream.gated, &op(Projection::Down, true), kept);
+        let hidden = &mut hidden[Projection::Down as usize];
+        let Stream { x, normed, gated, .. } = stream;
+        let norm = weights.post_norms.as_ref().map(|norms| &norms[1]);
+        let output = Output { x, normed, projected, hidden };
+        self.add_output(pass, gated, &op(Projection::Down), norm, output);
+    }
+
+    /// Adds a projection's output to the residual stream: at once, or after its norm.
+    fn add_output(
+        &self,
+        pass: &mut Pass<'_, '_, B>,
+        input: &B::Rows,
+        op: &LayerLinear<'_, B>,
+        norm: Option<&B::Vector>,
+        to: Output<'_, B>,
+    ) {
+        let Output { x, normed, projected, hidden } = to;
+        let Some(norm) = norm else {
+            return pass.linear(x, input, &LayerLinear { add: true, ..*op }, hidden);
+        };
+        pass.linear(projected, input, op, hidden);
+        pass.b.rms_norm(normed, projected, norm, self.config.rms_eps);
+        pass.b.add(x, normed);
     }
 
     /// How one layer's queries and keys are normed and rotated.
@@ -146,7 +178,7 @@ impl<B: Backend> Decoder<B> {
         let norms = self.layers[layer].qk_norms.as_ref();
         let rope = |norm: Option<&'w B::Vector>| Rope {
             norm: norm.map(|weight| (weight, self.config.rms_eps)),
-            table: &self.config.rope,
+            table: self.config.rope_of(layer),
             positions,
             head_dim: self.config.head_dim,
         };

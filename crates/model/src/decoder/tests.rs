@@ -4,17 +4,18 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tinsmith_backend::{
-    Backend, Draw, PagedSequence, ReferenceBackend, Targets, philox::philox4x32_10,
+    Activation, Backend, Draw, PagedSequence, ReferenceBackend, Targets, philox::philox4x32_10,
 };
 
 use super::Decoder;
 use crate::{
     batch::InferBatch,
-    config::{DecoderConfig, rope_table},
+    config::{DecoderConfig, LocalLayers},
     files::ModelDir,
     golden::{CASES, GRADIENT_TOLERANCE, Golden, LOGPROB_TOLERANCE, Ragged, minus},
     lora::{Adapter, LoraSpec, PairSet, Projection, Site},
     peft::tensor_name,
+    rope::rope_table,
     tensors::bytes_of,
     workspace::Workspace,
 };
@@ -74,6 +75,39 @@ fn logprobs_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
     }
 }
 
+/// Beyond 2,048 tokens, with every scaled rotation: all on the CPU, one through the slow reference.
+#[test]
+fn logprobs_far_from_the_first_token_are_those_of_pytorch() {
+    use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice};
+
+    let config = Config { threads: 2, kernels: KernelChoice::Auto };
+    let mut b = CpuBackend::new(config).unwrap();
+    let cases = CASES.iter().filter(|case| check_long(case, &mut b));
+    assert_eq!(cases.count(), 4);
+    assert!(check_long("llama/scaled", &mut ReferenceBackend));
+}
+
+/// False where the case has no long sequence.
+fn check_long<B: Backend>(case: &str, b: &mut B) -> bool {
+    let golden = Golden::open(case);
+    let Some(long) = &golden.long else { return false };
+    let (decoder, adapter) = golden.load(b);
+    let mut ragged = Ragged { tokens: long.tokens.clone(), ..Ragged::default() };
+    assert!(ragged.tokens.len() > 2048);
+    ragged.targets = vec![0; ragged.tokens.len()];
+    ragged.sequences.push(0..ragged.tokens.len());
+    for (row, target) in long.rows.iter().zip(&long.targets) {
+        ragged.targets[*row as usize] = *target;
+    }
+    for (adapter, expected) in [(None, &long.base_logprobs), (Some(&adapter), &long.logprobs)] {
+        let all = ragged.forward(b, &decoder, adapter);
+        let found: Vec<f32> = long.rows.iter().map(|row| all[*row as usize]).collect();
+        let far = farthest(&found, expected);
+        assert!(far < LOGPROB_TOLERANCE, "{case}: logprobs differ by {far}");
+    }
+    true
+}
+
 fn gradients_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
     for case in CASES {
         let (golden, mut b) = (Golden::open(case), backend());
@@ -98,7 +132,13 @@ fn gradients_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
 
 /// Two runs, and one that asks for logprobs only, in one step: the same bits as alone.
 fn gradients_do_not_depend_on_company<B: Backend>(backend: impl Fn() -> B) {
-    let (golden, mut b) = (Golden::open("qwen3/untied"), backend());
+    for case in ["qwen3/untied", "gemma2/capped", "gemma3/text"] {
+        check_two_runs(case, backend());
+    }
+}
+
+fn check_two_runs<B: Backend>(case: &str, mut b: B) {
+    let golden = Golden::open(case);
     let (decoder, first) = golden.load(&mut b);
     let config = decoder.config().clone();
     let spec =
@@ -206,12 +246,26 @@ fn inference_has_the_bits_of_training<B: Backend>(backend: impl Fn() -> B) {
     }
 }
 
-/// One sequence alone, and among 32 strangers in two orders: the same bits, with every kernel and thread count.
 #[test]
 fn strangers_kernels_and_threads_change_no_bit() {
+    check_company("qwen3/untied");
+}
+
+#[test]
+fn strangers_kernels_and_threads_change_no_bit_of_capped_models() {
+    check_company("gemma2/capped");
+}
+
+#[test]
+fn strangers_kernels_and_threads_change_no_bit_of_local_layers() {
+    check_company("gemma3/text");
+}
+
+/// One sequence alone, and among 32 strangers in two orders: the same bits, with every kernel and thread count.
+fn check_company(case: &str) {
     use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice, Path};
 
-    let golden = Golden::open("qwen3/untied");
+    let golden = Golden::open(case);
     let sequence = &golden.sequences[0];
     let weights = vec![0.7; sequence.tokens.len()];
     let run = |kernels: KernelChoice, threads: usize, before: usize, after: usize| {
@@ -299,6 +353,50 @@ fn every_switch_matters() {
     check("qwen3/tied", "embed_scale", |config| config.embed_scale = 8.0);
     check("qwen3/tied", "attention_scale", |config| config.attention_scale = 1.0);
     check("qwen3/untied", "tie_embeddings", |config| config.tie_embeddings = true);
+    let plain = |config: &mut DecoderConfig| config.rope = rope_table(10_000.0, config.head_dim);
+    check("llama/scaled", "rope scaling", plain);
+    check("llama/biased", "rope scaling", |config| {
+        config.rope = rope_table(500.0, config.head_dim);
+    });
+    check("llama/biased", "qkv_bias", |config| config.qkv_bias = false);
+    check("llama/biased", "output_bias", |config| config.output_bias = false);
+    check("llama/biased", "mlp_bias", |config| config.mlp_bias = false);
+    check("llama/biased", "activation", |config| config.activation = Activation::Silu);
+    check("qwen2/windowed", "qkv_bias", |config| config.qkv_bias = false);
+    check("qwen2/windowed", "window", |config| config.local = None);
+    check("qwen2/windowed", "local layers", |config| local(config).layers[0] = true);
+    check("qwen2/windowed", "rope scaling", |config| {
+        config.rope = rope_table(10_000.0, config.head_dim);
+        local(config).rope = config.rope.clone();
+    });
+    check("qwen2/windowed", "rope amplitude", |config| {
+        config.rope.amplitude = 1.0;
+        local(config).rope.amplitude = 1.0;
+    });
+    check("mistral/windowed", "window", |config| config.local = None);
+    check("mistral/windowed", "window size", |config| local(config).window += 1);
+    check("gemma2/capped", "window", |config| config.local = None);
+    check("gemma2/capped", "local layers", |config| local(config).layers.reverse());
+    check("gemma2/capped", "attention_softcap", |config| config.attention_softcap = None);
+    check("gemma2/capped", "logit_softcap", |config| config.logit_softcap = None);
+    for case in ["gemma2/capped", "gemma3/text", "gemma3/image"] {
+        check(case, "post_norms", |config| config.post_norms = false);
+        check(case, "norm_offset", |config| config.norm_offset = 0.0);
+        check(case, "embed_scale", |config| config.embed_scale = 1.0);
+        check(case, "activation", |config| config.activation = Activation::Silu);
+        check(case, "attention_scale", |config| config.attention_scale = 0.25);
+    }
+    for case in ["gemma3/text", "gemma3/image"] {
+        check(case, "qk_norm", |config| config.qk_norm = false);
+        check(case, "window", |config| local(config).window = 1000);
+        check(case, "local layers", |config| local(config).layers[0] = false);
+        check(case, "local rope", |config| local(config).rope = config.rope.clone());
+        check(case, "rope scaling", plain);
+    }
+}
+
+fn local(config: &mut DecoderConfig) -> &mut LocalLayers {
+    config.local.as_mut().unwrap()
 }
 
 /// A bias is read where the switch asks for one: zeros change nothing, others do.
@@ -329,7 +427,7 @@ fn add_biases(golden: &Golden, config: &DecoderConfig, bias: f32, to: &Path) {
         .flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
         .filter(|(_, projection)| projection.has_bias(config))
         .map(|(layer, projection)| {
-            let name = format!("{}.bias", projection.module(config, layer));
+            let name = format!("{}.bias", projection.file_name(config, layer));
             (name, bytes_of(&vec![bias; projection.shape(config).0]))
         })
         .collect();
@@ -340,11 +438,20 @@ fn add_biases(golden: &Golden, config: &DecoderConfig, bias: f32, to: &Path) {
     safetensors::serialize_to_file(tensors, None, to).unwrap();
 }
 
-/// Central differences, fourth order, through the whole decoder, at two elements of each matrix.
 #[test]
 fn gradients_are_finite_differences() {
+    check_differences("qwen3/odd");
+}
+
+#[test]
+fn gradients_of_capped_models_are_finite_differences() {
+    check_differences("gemma2/capped");
+}
+
+/// Central differences, fourth order, through the whole decoder, at two elements of each matrix.
+fn check_differences(case: &str) {
     const STEP: f32 = 0.02;
-    let (golden, mut b) = (Golden::open("qwen3/odd"), ReferenceBackend);
+    let (golden, mut b) = (Golden::open(case), ReferenceBackend);
     let decoder = Decoder::load(&mut b, &golden.dir).unwrap();
     let config = decoder.config();
     let spec =

@@ -1,11 +1,17 @@
 //! The table of model families. To add one: a file here that maps its `config.json` to the decoder's
 //! switches and names its weights, one line in [`FAMILIES`], golden numbers under `tests/golden/`.
 
+mod common;
+mod gemma2;
+mod gemma3;
+mod llama;
+mod mistral;
+mod qwen2;
 mod qwen3;
 
 use crate::{
     Error, Result,
-    config::{ConfigJson, DecoderConfig, WeightNames},
+    config::{ConfigJson, DecoderConfig, ModuleNames, WeightNames},
 };
 
 /// One entry of the table.
@@ -18,7 +24,15 @@ pub struct Family {
 }
 
 /// Every family that can be served.
-pub const FAMILIES: &[Family] = &[qwen3::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    gemma2::FAMILY,
+    gemma3::TEXT,
+    gemma3::WHOLE,
+    llama::FAMILY,
+    mistral::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+];
 
 /// The names that transformers gives to the weights of a decoder in the style of Llama.
 pub const LLAMA_NAMES: WeightNames = WeightNames {
@@ -28,6 +42,7 @@ pub const LLAMA_NAMES: WeightNames = WeightNames {
     layers: "model.layers",
     attention_norm: "input_layernorm",
     mlp_norm: "post_attention_layernorm",
+    post_norms: ["", ""],
     q_norm: "self_attn.q_norm",
     k_norm: "self_attn.k_norm",
     projections: [
@@ -39,6 +54,32 @@ pub const LLAMA_NAMES: WeightNames = WeightNames {
         "mlp.up_proj",
         "mlp.down_proj",
     ],
+    modules: ModuleNames {
+        embed: "model.embed_tokens",
+        unembed: "lm_head",
+        layers: "model.layers",
+    },
+};
+
+/// The same for Gemma, where what follows attention is a norm of its own.
+pub const GEMMA_NAMES: WeightNames = WeightNames {
+    mlp_norm: "pre_feedforward_layernorm",
+    post_norms: ["post_attention_layernorm", "post_feedforward_layernorm"],
+    ..LLAMA_NAMES
+};
+
+/// The same for the text part of a Gemma 3 that sees images.
+pub const GEMMA3_PART_NAMES: WeightNames = WeightNames {
+    embed: "language_model.model.embed_tokens",
+    unembed: "language_model.lm_head",
+    final_norm: "language_model.model.norm",
+    layers: "language_model.model.layers",
+    modules: ModuleNames {
+        embed: "model.language_model.embed_tokens",
+        unembed: "lm_head",
+        layers: "model.language_model.layers",
+    },
+    ..GEMMA_NAMES
 };
 
 /// The decoder's switches for the model that `json` describes.
@@ -61,42 +102,5 @@ pub fn config(json: &ConfigJson) -> Result<DecoderConfig> {
     Ok(config)
 }
 
-/// The base of a rotary embedding without scaling, from where transformers 4 or 5 writes it.
-fn plain_rope_theta(json: &ConfigJson) -> Result<f64> {
-    for field in ["rope_scaling", "rope_parameters"] {
-        for key in ["rope_type", "type"] {
-            let field = format!("{field}.{key}");
-            if json.get(&field).is_some() && json.text(&field)? != "default" {
-                return Err(json.unsupported(&field, "scaled rotary embeddings are not supported"));
-            }
-        }
-        let factor = format!("{field}.factor");
-        if json.get(&factor).is_some() {
-            return Err(json.unsupported(&factor, "scaled rotary embeddings are not supported"));
-        }
-    }
-    for field in ["partial_rotary_factor", "rope_parameters.partial_rotary_factor"] {
-        if json.get(field).is_some() && json.number(field)? != 1.0 {
-            return Err(json.unsupported(field, "partly rotated heads are not supported"));
-        }
-    }
-    let new = "rope_parameters.rope_theta";
-    let field = if json.get(new).is_some() { new } else { "rope_theta" };
-    let theta = json.number(field)?;
-    if !(theta.is_finite() && theta > 1.0) {
-        return Err(json.unsupported(field, "it must be a number over 1"));
-    }
-    Ok(theta)
-}
-
-/// Refuses models of which some layers attend to a window only.
-fn refuse_sliding_window(json: &ConfigJson) -> Result<()> {
-    if json.flag("use_sliding_window")? {
-        return Err(json.unsupported("use_sliding_window", "sliding windows are not supported"));
-    }
-    let types = json.get("layer_types").and_then(|types| types.as_array());
-    if types.is_some_and(|types| types.iter().any(|kind| kind != "full_attention")) {
-        return Err(json.unsupported("layer_types", "only `full_attention` is supported"));
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

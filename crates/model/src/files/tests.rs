@@ -23,9 +23,13 @@ fn check_config(field: &str, value: &Value, expected: &str) {
 
 #[test]
 fn golden_models_open() {
-    let open = |case| Golden::open(case).dir;
-    let models = CASES.map(open);
-    let found = models.each_ref().map(|dir| (dir.parameters(), dir.end_tokens().to_vec()));
+    for case in CASES {
+        assert!(Golden::open(case).dir.parameters() > 20_000, "{case}");
+    }
+    let found = ["qwen3/tied", "qwen3/untied", "qwen3/odd"].map(|case| {
+        let dir = Golden::open(case).dir;
+        (dir.parameters(), dir.end_tokens().to_vec())
+    });
     assert_eq!(found, [(78_400, vec![257]), (157_992, vec![257, 258]), (39_696, vec![257])]);
 }
 
@@ -63,10 +67,11 @@ fn configurations_are_checked() {
     check_config(
         "model_type",
         &json!("mamba"),
-        "model_type `mamba` is not supported; these are: qwen3",
+        "model_type `mamba` is not supported; these are: gemma2, gemma3_text, gemma3, llama, mistral, \
+         qwen2, qwen3",
     );
     check_config("model_type", &Value::Null, "`model_type` is missing");
-    check_config("num_key_value_heads", &Value::Null, "`num_key_value_heads` is missing");
+    check_config("hidden_size", &Value::Null, "`hidden_size` is missing");
     check_config("hidden_size", &json!("64"), "`hidden_size` is \"64\", not a whole number");
     check_config("num_hidden_layers", &json!(0), "a size in it is 0");
     check_config("num_hidden_layers", &json!(5_000_000), "it has over 10000 layers");
@@ -81,54 +86,6 @@ fn configurations_are_checked() {
         "eos_token_id",
         &json!("</s>"),
         "`eos_token_id` is \"</s>\": it must be a token id or a list of them",
-    );
-}
-
-#[test]
-fn switches_that_would_compute_something_else_are_refused() {
-    let yarn = json!({"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0});
-    let refused =
-        "`rope_parameters.rope_type` is \"yarn\": scaled rotary embeddings are not supported";
-    check_config("rope_parameters", &yarn, refused);
-    check_config(
-        "rope_scaling",
-        &json!({"type": "linear", "factor": 2.0}),
-        "`rope_scaling.type` is \"linear\": scaled rotary embeddings are not supported",
-    );
-    check_config(
-        "rope_scaling",
-        &json!({"factor": 2.0}),
-        "`rope_scaling.factor` is 2.0: scaled rotary embeddings are not supported",
-    );
-    check_config(
-        "partial_rotary_factor",
-        &json!(0.5),
-        "`partial_rotary_factor` is 0.5: partly rotated heads are not supported",
-    );
-    check_config(
-        "attention_bias",
-        &json!(true),
-        "`attention_bias` is true: biases in attention are not supported",
-    );
-    check_config(
-        "use_sliding_window",
-        &json!(true),
-        "`use_sliding_window` is true: sliding windows are not supported",
-    );
-    check_config(
-        "layer_types",
-        &json!(["sliding_attention"]),
-        "`layer_types` is [\"sliding_attention\"]: only `full_attention` is supported",
-    );
-    check_config(
-        "hidden_act",
-        &json!("gelu"),
-        "`hidden_act` is \"gelu\": only `silu` is supported",
-    );
-    check_config(
-        "quantization_config",
-        &json!({"bits": 4}),
-        "`quantization_config` is set; only unquantised weights (bf16, f16, f32) can be served",
     );
 }
 
