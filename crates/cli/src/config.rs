@@ -43,6 +43,11 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     ),
     ("kv_cache_mb", "512", "memory for keys and values of sampled sequences, each base model"),
     (
+        "kv_spill_mb",
+        "1024",
+        "disk for keys and values of sequences that wait for memory, each base model; 0: none",
+    ),
+    (
         "activation_mb",
         "0",
         "memory for the activations of a training step; 0: a third of the machine's",
@@ -206,6 +211,7 @@ pub(crate) struct Settings {
     pub(crate) insecure_no_auth: bool,
     pub(crate) context_max: usize,
     pub(crate) kv_cache_bytes: usize,
+    pub(crate) kv_spill_bytes: usize,
     /// 0: to be taken from the machine.
     pub(crate) activation_bytes: usize,
     pub(crate) sequences_max: usize,
@@ -255,6 +261,9 @@ impl Settings {
             context_max: values.number("context_max")?,
             kv_cache_bytes: values
                 .number_in("kv_cache_mb", 1..=COUNT_MAX)?
+                .saturating_mul(MEBIBYTE),
+            kv_spill_bytes: values
+                .number_in("kv_spill_mb", 0..=COUNT_MAX)?
                 .saturating_mul(MEBIBYTE),
             activation_bytes: values.number("activation_mb")?.saturating_mul(MEBIBYTE),
             sequences_max: values.number_in("sequences_max", 1..=COUNT_MAX)?,

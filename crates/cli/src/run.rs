@@ -56,7 +56,13 @@ pub(crate) async fn start(settings: &Settings, offers: &[Offer]) -> Result<Runni
         let place = settings.data_dir.display();
         if says_all { error } else { error.context(format!("open the data directory {place}")) }
     })?;
-    let loaded = models::load(settings, offers)?;
+    let mut loaded = models::load(settings, offers)?;
+    if settings.kv_spill_bytes > 0 {
+        for model in &mut loaded.models {
+            let file = store.scratch_file().context("make a file for spilled keys and values")?;
+            model.engine.spill_to(Box::new(file));
+        }
+    }
     let names = loaded.catalog.models.iter().map(|model| model.name.clone()).collect();
     let worker = tinsmith_worker::start(
         config::worker(settings),
@@ -156,6 +162,7 @@ fn record(stats: &tinsmith_worker::Stats) {
     metrics::gauge!("tinsmith_resident_runs").set(stats.resident_runs as f64);
     metrics::gauge!("tinsmith_resident_samplers").set(stats.resident_samplers as f64);
     metrics::counter!("tinsmith_replayed_requests_total").absolute(stats.replayed_requests);
+    metrics::counter!("tinsmith_cancelled_samples_total").absolute(stats.cancelled_samples);
     metrics::counter!("tinsmith_corrupted_runs_total").absolute(stats.corrupted_runs);
     for (index, engine) in stats.engines.iter().enumerate() {
         let model = index.to_string();
@@ -165,6 +172,11 @@ fn record(stats: &tinsmith_worker::Stats) {
             ("tinsmith_engine_prefill_tokens_total", engine.prefill_tokens),
             ("tinsmith_engine_decode_tokens_total", engine.decode_tokens),
             ("tinsmith_engine_preemptions_total", engine.preemptions),
+            ("tinsmith_engine_prefix_hit_tokens_total", engine.prefix_hit_tokens),
+            ("tinsmith_engine_prefix_evictions_total", engine.prefix_evictions),
+            ("tinsmith_engine_kv_blocks_spilled_total", engine.kv_blocks_spilled),
+            ("tinsmith_engine_kv_blocks_reloaded_total", engine.kv_blocks_reloaded),
+            ("tinsmith_engine_kv_spill_faults_total", engine.kv_spill_faults),
         ];
         for (name, value) in counters {
             metrics::counter!(name, "model" => model.clone()).absolute(value);
@@ -174,7 +186,9 @@ fn record(stats: &tinsmith_worker::Stats) {
             ("tinsmith_engine_sequences_waiting", engine.waiting),
             ("tinsmith_engine_training_queue", engine.training_queue),
             ("tinsmith_engine_kv_blocks_used", engine.kv_blocks_used),
+            ("tinsmith_engine_kv_blocks_cached", engine.kv_blocks_cached),
             ("tinsmith_engine_kv_blocks", engine.kv_blocks),
+            ("tinsmith_engine_kv_spill_blocks", engine.kv_spill_blocks),
         ];
         for (name, value) in gauges {
             metrics::gauge!(name, "model" => model.clone()).set(value as f64);

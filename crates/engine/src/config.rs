@@ -15,6 +15,11 @@ pub struct Config {
     pub max_num_seqs: usize,
     /// Blocks of the key-value cache, each of `ATTENTION_TILE` (32) tokens, all layers.
     pub kv_blocks: usize,
+    /// Bytes of the spill file; 0: preempted sequences are computed again.
+    pub kv_spill_bytes: usize,
+    /// Spilling is off where a token's work is less than this many floating-point operations for each byte that
+    /// is written or read (256): computing it again would be sooner done.
+    pub kv_spill_flops_per_byte_min: usize,
     /// Prompt and completion tokens of one sequence; at most the model's own context.
     pub max_model_len: usize,
     /// Sampled sequences that may wait, all samplers together (4,096).

@@ -12,7 +12,7 @@ use tinsmith_tokenizer::Tokenizer;
 use crate::{
     Config, Error, Failure, Output, Parts, Result, RunKey, SamplerKey, Stats, Ticket, Work,
     device::Device,
-    sample::{Sampling, StopSource},
+    sample::{Sampling, SpillFile, StopSource},
     train::{ForwardRequest, Run, Trainer},
 };
 
@@ -68,6 +68,12 @@ impl<B: Backend> Engine<B> {
             turn: Turn::Train,
             steps: 0,
         })
+    }
+
+    /// Gives keys and values that a waiting sequence needs again a file to go to when their room is needed, up to
+    /// [`Config::kv_spill_bytes`]. Call it before work is submitted.
+    pub fn spill_to(&mut self, file: Box<dyn SpillFile>) {
+        self.sampling.spill_to(&self.device, &self.config, file);
     }
 
     /// The base model's switches.
@@ -142,29 +148,40 @@ impl<B: Backend> Engine<B> {
         self.trainer.remove(run, &mut self.done);
     }
 
-    /// Makes a sampler from an adapter's files, or of the base model alone.
+    /// Makes a sampler from an adapter's files, or of the base model alone. Samplers of the same `scope` (whose
+    /// tenant they are) and the same files share what has been computed of a prompt; others never do.
     ///
     /// # Errors
     /// Files that do not fit this base model, or no room.
-    pub fn create_sampler(&mut self, sampler: SamplerKey, files: Option<&Files>) -> Result<()> {
+    pub fn create_sampler(
+        &mut self,
+        sampler: SamplerKey,
+        scope: &str,
+        files: Option<&Files>,
+    ) -> Result<()> {
         self.sampling.check_new(&self.config, sampler)?;
         let Device { backend, decoder, .. } = &mut self.device;
         let adapter = match files {
             Some(files) => Some(peft::read_adapter(backend, decoder.config(), files)?),
             None => None,
         };
-        self.sampling.insert(sampler, adapter);
+        self.sampling.insert_read((sampler, scope), adapter, files);
         Ok(())
     }
 
-    /// Makes a sampler of a run's weights as they are after the work that has been done.
+    /// Makes a sampler of a run's weights as they are after the work that has been done. It shares nothing.
     ///
     /// # Errors
     /// The run is not resident, or there is no room.
-    pub fn snapshot_sampler(&mut self, sampler: SamplerKey, run: RunKey) -> Result<()> {
+    pub fn snapshot_sampler(
+        &mut self,
+        sampler: SamplerKey,
+        scope: &str,
+        run: RunKey,
+    ) -> Result<()> {
         self.sampling.check_new(&self.config, sampler)?;
         let adapter = self.trainer.get(run)?.adapter.copy(&mut self.device.backend)?;
-        self.sampling.insert(sampler, Some(adapter));
+        self.sampling.insert_own((sampler, scope), adapter);
         Ok(())
     }
 
@@ -234,10 +251,17 @@ impl<B: Backend> Engine<B> {
             prefill_tokens: self.sampling.prefill_tokens,
             decode_tokens: self.sampling.decode_tokens,
             preemptions: scheduler.preemptions,
+            prefix_hit_tokens: self.sampling.prefix_hit_tokens,
+            prefix_evictions: scheduler.blocks.evicted,
+            kv_blocks_spilled: self.sampling.spill.spilled,
+            kv_blocks_reloaded: self.sampling.spill.reloaded,
+            kv_spill_faults: self.sampling.spill.faults,
             running: scheduler.num_running(),
             waiting: scheduler.num_waiting(),
             training_queue: self.trainer.queued(),
             kv_blocks_used: scheduler.blocks_used(),
+            kv_blocks_cached: scheduler.blocks.num_kept(),
+            kv_spill_blocks: scheduler.blocks.slots.num_used(),
             kv_blocks: self.config.kv_blocks,
             runs: self.trainer.num_runs(),
             samplers: self.sampling.num_samplers(),

@@ -1,6 +1,6 @@
 //! *When* it runs: batching, KV cache, sampling, losses, optimizers, adapters.
 //!
-//! Synchronous and deterministic: no clock, no async, no files. A caller submits [`Work`] and calls
+//! Synchronous and deterministic: no clock, no async, no files but the one for spilled blocks. A caller submits [`Work`] and calls
 //! [`Engine::step`] until its ticket comes back. A new loss goes in `loss/`, an optimizer in `optim/`.
 
 mod config;
@@ -16,7 +16,7 @@ mod work;
 pub use config::Config;
 pub use engine::Engine;
 pub use error::{Error, Result};
-pub use loss::loss_inputs;
+pub use sample::SpillFile;
 pub use tinsmith_backend::Backend;
 pub use tinsmith_model::{
     config::DecoderConfig, decoder::Decoder, files::ModelDir, lora::LoraSpec, peft::Files,

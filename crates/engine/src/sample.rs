@@ -1,12 +1,15 @@
 //! Sampling: jobs, the sequences that they are made of, and the steps that sequences share.
 //!
-//! A prompt is computed once for all samples of its job. Rows of a step are grouped by sampler, so that
-//! every adapter is applied once.
+//! A prompt is computed once for all samples of its job, and what an earlier job of the same tenant and weights
+//! has computed of it is found in the cache. Rows of a step are grouped by sampler, so that every adapter is
+//! applied once.
 
 mod blocks;
 mod check;
 mod job;
+mod prefix;
 mod scheduler;
+mod spill;
 mod step;
 mod stop;
 
@@ -15,16 +18,20 @@ use std::{
     sync::Arc,
 };
 
-use tinsmith_backend::Backend;
+use tinsmith_backend::{ATTENTION_TILE, Backend};
 use tinsmith_model::lora::Adapter;
 use tinsmith_tokenizer::Tokenizer;
 
 use crate::{
-    Config, Error, Failure, Result, SampleJob, SamplerKey, Ticket, device::Device, engine::Finished,
+    Config, Error, Failure, Files, Result, SampleJob, SamplerKey, Ticket, device::Device,
+    engine::Finished,
 };
 use check::check_job;
 use job::Job;
-use scheduler::{Limits, Scheduler, SequenceId};
+use prefix::{Key, Version};
+use scheduler::{Arrival, Limits, Scheduler, SequenceId};
+pub use spill::SpillFile;
+use spill::{Slots, Spill};
 use step::Scratch;
 
 /// All resident samplers and their jobs.
@@ -37,10 +44,16 @@ pub(crate) struct Sampling<B: Backend> {
     next_job: u64,
     pub(crate) scheduler: Scheduler,
     cache: B::Cache,
+    pub(crate) spill: Spill,
     stops: StopSource,
     /// Tokens of a prompt with its completion.
     context: usize,
     scratch: Scratch,
+    /// Tokens of a block that is being named.
+    block_tokens: Vec<u32>,
+    /// Number of the next adapter that nothing is known to equal.
+    next_version: u64,
+    pub(crate) prefix_hit_tokens: u64,
     pub(crate) prefill_tokens: u64,
     pub(crate) decode_tokens: u64,
 }
@@ -56,6 +69,8 @@ pub(crate) struct StopSource {
 struct Sampler<B: Backend> {
     /// `None`: the base model alone.
     adapter: Option<Adapter<B>>,
+    /// What the names of its blocks begin with: its tenant and its weights.
+    root: Key,
 }
 
 impl<B: Backend> Sampling<B> {
@@ -64,19 +79,40 @@ impl<B: Backend> Sampling<B> {
             prefill_tokens_max: config.prefill_tokens_max,
             max_num_seqs: config.max_num_seqs,
         };
+        let cache = device.decoder.cache(&mut device.backend, config.kv_blocks)?;
         Ok(Self {
             samplers: BTreeMap::new(),
             jobs: BTreeMap::new(),
             tickets: BTreeMap::new(),
             next_job: 0,
-            scheduler: Scheduler::new(limits, config.kv_blocks),
-            cache: device.decoder.cache(&mut device.backend, config.kv_blocks)?,
+            scheduler: Scheduler::new(limits, config.kv_blocks, 0),
+            cache,
+            spill: Spill::new(None, 0),
             stops,
             context: config.max_model_len.min(device.decoder.config().max_positions),
             scratch: Scratch::default(),
+            block_tokens: Vec::with_capacity(ATTENTION_TILE),
+            next_version: 0,
+            prefix_hit_tokens: 0,
             prefill_tokens: 0,
             decode_tokens: 0,
         })
+    }
+
+    /// Gives blocks a file to go to. Before the first job.
+    pub(crate) fn spill_to(
+        &mut self,
+        device: &Device<B>,
+        config: &Config,
+        file: Box<dyn SpillFile>,
+    ) {
+        let block_bytes = device.backend.block_bytes(&self.cache);
+        let decoder = device.decoder.config();
+        if !spill::pays(decoder, block_bytes, config.kv_spill_flops_per_byte_min) {
+            return;
+        }
+        self.scheduler.blocks.slots = Slots::new(config.kv_spill_bytes / block_bytes);
+        self.spill = Spill::new(Some(file), block_bytes);
     }
 
     pub(crate) fn num_samplers(&self) -> usize {
@@ -103,15 +139,28 @@ impl<B: Backend> Sampling<B> {
         Ok(())
     }
 
-    pub(crate) fn insert(&mut self, key: SamplerKey, adapter: Option<Adapter<B>>) {
-        self.samplers.insert(key, Sampler { adapter });
+    /// Adds a sampler of the tenant `scope`, whose adapter is that of `files`.
+    pub(crate) fn insert_read(
+        &mut self,
+        (key, scope): (SamplerKey, &str),
+        adapter: Option<Adapter<B>>,
+        files: Option<&Files>,
+    ) {
+        let version = files.map_or(Version::Base, |files| Version::Files(prefix::digest(files)));
+        let root = prefix::root(scope, version);
+        self.samplers.insert(key, Sampler { adapter, root });
     }
 
-    /// Frees a sampler; its jobs fail.
+    /// Adds a sampler of the tenant `scope` whose adapter is in memory only.
+    pub(crate) fn insert_own(&mut self, (key, scope): (SamplerKey, &str), adapter: Adapter<B>) {
+        let root = prefix::root(scope, Version::Own(self.next_version));
+        self.next_version += 1;
+        self.samplers.insert(key, Sampler { adapter: Some(adapter), root });
+    }
+
+    /// Frees a sampler and what was computed with it; its jobs fail.
     pub(crate) fn remove(&mut self, key: SamplerKey, done: &mut Vec<Finished>) {
-        if self.samplers.remove(&key).is_none() {
-            return;
-        }
+        let Some(Sampler { root, .. }) = self.samplers.remove(&key) else { return };
         let orphans: Vec<u64> = self
             .jobs
             .iter()
@@ -121,6 +170,9 @@ impl<B: Backend> Sampling<B> {
         for number in orphans {
             let message = "the sampler was unloaded".to_owned();
             self.fail(number, Failure { user: true, message }, done);
+        }
+        if !self.samplers.values().any(|sampler| sampler.root == root) {
+            self.scheduler.blocks.forget(&root);
         }
     }
 
@@ -132,9 +184,9 @@ impl<B: Backend> Sampling<B> {
         (ticket, key): (Ticket, SamplerKey),
         request: SampleJob,
     ) -> Result<()> {
-        if !self.samplers.contains_key(&key) {
+        let Some(&Sampler { root, .. }) = self.samplers.get(&key) else {
             return Err(Error::internal(format!("sampler {} is not resident", key.0)));
-        }
+        };
         let limits = check::Limits {
             config,
             vocab_size: device.decoder.config().vocab_size,
@@ -150,13 +202,18 @@ impl<B: Backend> Sampling<B> {
         let Entry::Vacant(entry) = self.tickets.entry(ticket) else {
             return Err(Error::internal(format!("ticket {} is in use", ticket.0)));
         };
-        let prompt_tokens = request.prompt.len();
         let job = Job::new(ticket, key, request, max_tokens, &self.stops)?;
         let number = self.next_job;
         self.next_job += 1;
         entry.insert(number);
+        let arrival = Arrival {
+            len: job.prompt.len(),
+            keys: prefix::keys(&root, &job.prompt),
+            root,
+            reusable: job.reusable(),
+        };
         self.jobs.insert(number, job);
-        self.scheduler.add(SequenceId { job: number, index: 0 }, prompt_tokens);
+        self.scheduler.add(SequenceId { job: number, index: 0 }, arrival);
         Ok(())
     }
 

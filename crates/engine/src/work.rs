@@ -193,14 +193,28 @@ pub struct Stats {
     pub decode_tokens: u64,
     /// Sequences that gave their blocks back to run again later.
     pub preemptions: u64,
+    /// Prompt tokens that were found in the prefix cache.
+    pub prefix_hit_tokens: u64,
+    /// Blocks of the prefix cache that went to make room.
+    pub prefix_evictions: u64,
+    /// Blocks that were written to the spill file.
+    pub kv_blocks_spilled: u64,
+    /// Blocks that were read back from it.
+    pub kv_blocks_reloaded: u64,
+    /// Times that the spill file failed.
+    pub kv_spill_faults: u64,
     /// Sampled sequences that hold blocks.
     pub running: usize,
     /// Sampled sequences that wait for blocks or a place.
     pub waiting: usize,
     /// Training work that was submitted and not finished.
     pub training_queue: usize,
-    /// Blocks in use.
+    /// Blocks that sequences hold.
     pub kv_blocks_used: usize,
+    /// Blocks beside those that the prefix cache keeps until they are needed.
+    pub kv_blocks_cached: usize,
+    /// Blocks in the spill file.
+    pub kv_spill_blocks: usize,
     /// Blocks in all.
     pub kv_blocks: usize,
     /// Resident runs.

@@ -50,6 +50,17 @@ impl Store {
         }
     }
 
+    /// Samples that were cancelled after they were claimed, each once: work for them is of no use.
+    pub fn cancelled_samples(&self) -> Vec<RequestId> {
+        self.shared().index().samples.take_cancelled()
+    }
+
+    /// Whether a claimed sample is still to be computed. What is cancelled later is told by
+    /// [`Self::cancelled_samples`].
+    pub fn wants_sample(&self, id: &RequestId) -> bool {
+        self.shared().index().samples.is_claimed(id)
+    }
+
     /// Ends requests, all of them in one commit, then wakes who waits for them. One that had ended
     /// stays as it is, and that is fine.
     ///

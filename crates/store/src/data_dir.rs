@@ -73,6 +73,10 @@ impl DataDir {
         self.path.join("blobs")
     }
 
+    pub(crate) fn scratch_file(&self) -> io::Result<File> {
+        tempfile::tempfile_in(&self.path)
+    }
+
     /// Makes the names of the files in it durable, and its own.
     pub(crate) fn sync(&self) -> io::Result<()> {
         if self.durable {

@@ -31,6 +31,8 @@ pub(crate) struct Samples {
     finished: VecDeque<(Duration, RequestId)>,
     /// In the order of their first delivery: the first to go when the table is full.
     delivered: VecDeque<RequestId>,
+    /// Cancelled after they were claimed, and not said to whom has them yet.
+    cancelled: Vec<RequestId>,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl Samples {
             owners: HashMap::new(),
             finished: VecDeque::new(),
             delivered: VecDeque::new(),
+            cancelled: Vec::new(),
         }
     }
 
@@ -187,11 +190,24 @@ impl Samples {
 
     /// Ends a sample that nobody waits for.
     pub(crate) fn cancel(&mut self, tenant: &TenantId, id: &RequestId, now: Duration) -> bool {
-        if self.by_id.get(id).is_none_or(|sample| sample.tenant != *tenant) {
+        let Some(sample) = self.by_id.get(id).filter(|sample| sample.tenant == *tenant) else {
             return false;
+        };
+        if matches!(sample.state, State::Claimed) && self.cancelled.len() < self.count_max {
+            self.cancelled.push(id.clone());
         }
         let message = "cancelled".to_owned();
         self.finish(id, Outcome::Failed(Failure { category: Category::User, message }), now)
+    }
+
+    /// What was cancelled after it was claimed, each once.
+    pub(crate) fn take_cancelled(&mut self) -> Vec<RequestId> {
+        std::mem::take(&mut self.cancelled)
+    }
+
+    /// Whether a sample is claimed and has not ended.
+    pub(crate) fn is_claimed(&self, id: &RequestId) -> bool {
+        self.by_id.get(id).is_some_and(|sample| matches!(sample.state, State::Claimed))
     }
 
     /// What a poll finds.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
+    fs::File,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -48,7 +49,7 @@ pub(crate) struct Inner {
     messages: mpsc::Sender<Message>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Goes last: unlocks the directory.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 /// What the handle and the writer thread share.
@@ -122,13 +123,21 @@ impl Store {
         let (messages, received) = mpsc::channel();
         let writer = writer::start(conn, spool, Arc::clone(&shared), received)?;
         let writer = Mutex::new(Some(writer));
-        let inner = Inner { shared, readers, room, messages, writer, _data_dir: data_dir };
+        let inner = Inner { shared, readers, room, messages, writer, data_dir };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Names this start; part of the ids of samples.
     pub fn start_id(&self) -> &str {
         &self.shared().starts.current
+    }
+
+    /// An empty file in the data directory that has no name: it goes with its last handle, whatever happens.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the disk refuses it.
+    pub fn scratch_file(&self) -> Result<File> {
+        Ok(self.inner.data_dir.scratch_file()?)
     }
 
     /// Whether writes are accepted: false after a fatal error and after [`Self::close`].

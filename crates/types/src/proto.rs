@@ -4,7 +4,6 @@
 #[rustfmt::skip]
 #[expect(clippy::doc_markdown, reason = "comments that prost adds")]
 mod generated;
-pub mod layout;
 pub mod pack;
 
 pub use generated::*;

@@ -34,6 +34,8 @@ pub struct Stats {
     pub resident_samplers: usize,
     /// Requests replayed since the start.
     pub replayed_requests: u64,
+    /// Samples that were cancelled while they were inside an engine.
+    pub cancelled_samples: u64,
     /// Runs whose replay did not match its journal.
     pub corrupted_runs: u64,
 }

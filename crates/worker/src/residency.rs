@@ -269,7 +269,7 @@ impl<B: Backend> Worker<B> {
         let key = SamplerKey(self.key());
         self.models[model]
             .engine
-            .create_sampler(key, files.as_ref())
+            .create_sampler(key, tenant.as_str(), files.as_ref())
             .map_err(|error| engine_failure(&error))?;
         Ok(self.keep_sampler(id.clone(), key, model))
     }

@@ -50,6 +50,8 @@ pub(crate) struct Worker<B: Backend> {
     pub(crate) samplers: Samplers,
     pub(crate) stats: Stats,
     in_flight: BTreeMap<Ticket, InFlight>,
+    /// Of the samples among them.
+    tickets: BTreeMap<RequestId, Ticket>,
     /// Samples that found their engine full.
     deferred: VecDeque<Sample>,
     /// A request whose run found no room in memory. Nothing is taken until it has.
@@ -103,6 +105,7 @@ impl<B: Backend> Worker<B> {
             samplers: Samplers::default(),
             stats: Stats::default(),
             in_flight: BTreeMap::new(),
+            tickets: BTreeMap::new(),
             deferred: VecDeque::new(),
             blocked: None,
             set_aside: BTreeMap::new(),
@@ -126,6 +129,7 @@ impl<B: Backend> Worker<B> {
                 }
                 break;
             }
+            self.cancel();
             self.start_samples();
             self.advance();
             self.step();
@@ -217,6 +221,19 @@ impl<B: Backend> Worker<B> {
                 self.deferred.push_front(sample);
                 return;
             }
+        }
+    }
+
+    /// Takes samples that were cancelled out of their engines. Those that have not begun are left out by
+    /// [`handlers::sample::start`].
+    fn cancel(&mut self) {
+        for request_id in self.store.cancelled_samples() {
+            let Some(ticket) = self.tickets.remove(&request_id) else { continue };
+            let Some(InFlight::Sample(id, _)) = self.in_flight.remove(&ticket) else { continue };
+            let Some(sampler) = self.samplers.get_mut(&id) else { continue };
+            sampler.in_flight -= 1;
+            self.models[sampler.model].engine.cancel(ticket);
+            self.stats.cancelled_samples += 1;
         }
     }
 
@@ -316,6 +333,7 @@ impl<B: Backend> Worker<B> {
                 if let Some(sampler) = self.samplers.get_mut(&id) {
                     sampler.in_flight += 1;
                 }
+                self.tickets.insert(request_id.clone(), ticket);
                 self.in_flight.insert(ticket, InFlight::Sample(id, request_id));
             }
             Err(tinsmith_engine::Error::Full { .. }) => return false,
@@ -361,13 +379,12 @@ impl<B: Backend> Worker<B> {
                 let result = match (corrupted, &item.purpose) {
                     // It was behind the replayed request that gave another result.
                     (Some(reason), Purpose::Live(_)) => Err(corrupted_failure(&reason)),
-                    (_, _) => {
-                        outcome.map(|output| handlers::result(self, &id, &item.request, output))
-                    }
+                    (_, _) => outcome.map(|output| handlers::result(self, &id, output)),
                 };
                 self.settle(&id, &item, result);
             }
             Some(InFlight::Sample(id, request_id)) => {
+                self.tickets.remove(&request_id);
                 if let Some(sampler) = self.samplers.get_mut(&id) {
                     sampler.in_flight -= 1;
                 }

@@ -42,6 +42,8 @@ pub(crate) struct Job {
     prompt_logprobs: Option<Vec<f32>>,
     /// Prompt tokens whose logprobs are known; the first has none.
     pub(crate) num_scored: usize,
+    /// Prompt tokens that were found in the prefix cache; known with the first step.
+    cache_hit_tokens: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +86,7 @@ impl Job {
             num_unfinished: request.num_samples,
             forked: false,
             num_scored: 1,
+            cache_hit_tokens: None,
         })
     }
 
@@ -98,6 +101,24 @@ impl Job {
     /// Whether tokens are to be drawn at all.
     pub(crate) fn draws(&self) -> bool {
         self.max_tokens > 0
+    }
+
+    /// How many of the prompt's first tokens nobody needs the rows of: a row scores the token after it, and the
+    /// last one is drawn from.
+    pub(crate) fn reusable(&self) -> usize {
+        match self.prompt_logprobs {
+            Some(_) => self.num_scored - 1,
+            None => self.prompt.len() - 1,
+        }
+    }
+
+    /// Takes note of where the first step begins. Gives the tokens before it, the first time.
+    pub(crate) fn begin(&mut self, position: usize) -> usize {
+        if self.cache_hit_tokens.is_some() {
+            return 0;
+        }
+        self.cache_hit_tokens = Some(position);
+        position
     }
 
     /// Appends tokens `position..position + count` of a sample, prompt and completion, to `tokens`.
@@ -198,7 +219,7 @@ impl Job {
         Output::Sample(SampleOutput {
             sequences: self.samples.into_iter().map(sequence).collect(),
             prompt_logprobs: self.prompt_logprobs,
-            prompt_cache_hit_tokens: 0,
+            prompt_cache_hit_tokens: self.cache_hit_tokens.unwrap_or(0),
         })
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use tinsmith_backend::{Backend, Draw, Drawn, PagedSequence, Targets};
+use tinsmith_backend::{ATTENTION_TILE, Backend, Draw, Drawn, PagedSequence, Targets};
 use tinsmith_model::{batch::InferBatch, lora::Adapter};
 
 use super::{
     Sampler, Sampling,
     job::Job,
-    scheduler::{Plan, Scheduler, Segment, SequenceId},
+    scheduler::{Move, Plan, Scheduler, Segment, SequenceId},
 };
 use crate::{Result, SamplerKey, device::Device, engine::Finished, error::failure};
 
@@ -45,6 +45,7 @@ impl<B: Backend> Sampling<B> {
     pub(crate) fn step(&mut self, device: &mut Device<B>, done: &mut Vec<Finished>) {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.scheduler.schedule(&mut scratch.plan);
+        self.move_blocks(device, &mut scratch.plan);
         let jobs = &self.jobs;
         scratch
             .plan
@@ -61,6 +62,32 @@ impl<B: Backend> Sampling<B> {
             }
         }
         self.scratch = scratch;
+    }
+
+    /// Copies, spills and reloads blocks. What cannot be reloaded is left out of the step, and computed again.
+    fn move_blocks(&mut self, device: &mut Device<B>, plan: &mut Plan) {
+        let Self { cache, spill, .. } = self;
+        let mut lost = Vec::new();
+        for &each in &plan.moves {
+            match each {
+                Move::Copy { from, to } => device.backend.copy_block(cache, from, to),
+                Move::Spill { block, slot } if lost.contains(&block) => spill.discard(slot),
+                Move::Spill { block, slot } => {
+                    spill.write(&mut device.backend, cache, (block, slot));
+                }
+                Move::Reload { slot, block } => {
+                    if !spill.read(&mut device.backend, cache, (slot, block)) {
+                        lost.push(block);
+                    }
+                }
+            }
+        }
+        if !lost.is_empty() {
+            self.scheduler.lose(&lost, plan);
+        }
+        if self.spill.is_broken() {
+            self.scheduler.blocks.slots.close();
+        }
     }
 
     /// Lists the rows of the step, which of them to score, and which to draw from.
@@ -96,8 +123,9 @@ impl<B: Backend> Sampling<B> {
     fn compute(&mut self, device: &mut Device<B>, scratch: &mut Scratch) -> Result<()> {
         let Scratch { plan, tokens, score, draw, drawn } = scratch;
         let Device { backend, decoder, workspace } = device;
-        for &(from, to) in &plan.copies {
-            backend.copy_block(&mut self.cache, from, to);
+        if tokens.is_empty() {
+            drawn.clear();
+            return Ok(());
         }
         let batch = InferBatch {
             tokens,
@@ -121,7 +149,9 @@ impl<B: Backend> Sampling<B> {
     fn settle(&mut self, scratch: &Scratch, done: &mut Vec<Finished>) {
         for segment in &scratch.plan.segments {
             self.scheduler.advance(segment.sequence, segment.tokens);
-            let job = &self.jobs[&segment.sequence.job];
+            self.publish(segment.sequence);
+            let Some(job) = self.jobs.get_mut(&segment.sequence.job) else { continue };
+            self.prefix_hit_tokens += job.begin(segment.position) as u64;
             let prompt = job.prompt.len().saturating_sub(segment.position).min(segment.tokens);
             self.prefill_tokens += prompt as u64;
         }
@@ -140,6 +170,18 @@ impl<B: Backend> Sampling<B> {
             self.take(sequence, *drawn, done);
         }
         self.finish_undrawn(&scratch.plan.segments, done);
+    }
+
+    /// Names the blocks that a step has filled, and lets others find them.
+    fn publish(&mut self, sequence: SequenceId) {
+        while let Some(block) = self.scheduler.nameless(sequence) {
+            let tokens = &mut self.block_tokens;
+            tokens.clear();
+            let place = (block * ATTENTION_TILE, ATTENTION_TILE);
+            self.jobs[&sequence.job].extend(sequence.index, place, tokens);
+            self.scheduler.name(sequence, tokens);
+        }
+        self.scheduler.publish(sequence);
     }
 
     /// Lets the samples of each job whose prompt is computed go their own ways.

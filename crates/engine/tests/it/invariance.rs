@@ -1,8 +1,5 @@
 //! What a sequence computes never depends on what runs beside it: every comparison is of bits.
 
-mod plan;
-mod random;
-
 use tinsmith_backend_cpu::{KernelChoice, Path};
 use tinsmith_engine::{Config, Parts, RunKey, SamplerKey, Stop, Work};
 
@@ -24,9 +21,9 @@ fn trained_on(mut engine: CpuEngine) -> CpuEngine {
             .create_run(RunKey(run), spec([4, 7, 1][usize::try_from(run).unwrap()], run))
             .unwrap();
         train_a_little(&mut engine, RunKey(run));
-        engine.snapshot_sampler(SamplerKey(run), RunKey(run)).unwrap();
+        engine.snapshot_sampler(SamplerKey(run), "a", RunKey(run)).unwrap();
     }
-    engine.create_sampler(SamplerKey(RUNS), None).unwrap();
+    engine.create_sampler(SamplerKey(RUNS), "a", None).unwrap();
     engine
 }
 

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
+mod cache;
 mod invariance;
-mod losses;
 mod optimizer;
 mod refusals;
 mod sampling;

@@ -14,7 +14,7 @@ use crate::tiny::{
 fn ready(config: Config) -> CpuEngine {
     let mut engine = engine(1, config);
     engine.create_run(RunKey(0), spec(4, 0)).unwrap();
-    engine.create_sampler(SamplerKey(0), None).unwrap();
+    engine.create_sampler(SamplerKey(0), "a", None).unwrap();
     engine
 }
 
@@ -113,7 +113,7 @@ fn training_work() {
     check(
         &mut engine,
         works(vec![good.clone()], "ppo2"),
-        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling, ppo, cispo, dro",
+        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling",
     );
     check(
         &mut engine,
@@ -123,11 +123,12 @@ fn training_work() {
         ),
         "datum 1: target_tokens[1] = 64 is outside the vocabulary of 64 tokens",
     );
-    let two = Datum { targets: vec![1; 6], per_row: 2, ..good };
+    let two = Datum { targets: vec![1; 6], per_row: 2, ..good.clone() };
     check(
         &mut engine,
-        works(vec![two], "importance_sampling"),
-        "datum 0: importance_sampling takes one target a token, not 2",
+        works(vec![good, two], "cross_entropy"),
+        "datum 1: target_tokens has 2 candidates a token and datum 0 has 1; give all datums of a \
+         request the same number",
     );
     let params = tinsmith_engine::AdamParams { beta1: -0.1, ..adam(0.1) };
     check(
@@ -167,7 +168,7 @@ fn limits_ask_to_come_back() {
     };
     let error = full(engine.create_run(RunKey(1), spec(4, 0)).unwrap_err());
     assert_eq!(error, "take on more work: runs_max = 1 runs are resident");
-    let error = full(engine.create_sampler(SamplerKey(1), None).unwrap_err());
+    let error = full(engine.create_sampler(SamplerKey(1), "a", None).unwrap_err());
     assert_eq!(error, "take on more work: samplers_max = 1 samplers are resident");
     engine.submit(Ticket(0), optim_step(RunKey(0), adam(0.1))).unwrap();
     let error = full(engine.submit(Ticket(1), optim_step(RunKey(0), adam(0.1))).unwrap_err());

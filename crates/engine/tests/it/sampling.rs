@@ -13,7 +13,7 @@ const BASE: SamplerKey = SamplerKey(0);
 
 fn base(config: Config) -> CpuEngine {
     let mut engine = engine(1, config);
-    engine.create_sampler(BASE, None).unwrap();
+    engine.create_sampler(BASE, "a", None).unwrap();
     engine
 }
 
@@ -155,7 +155,7 @@ fn cancelling_frees_the_blocks_at_once() {
 #[test]
 fn dropping_a_sampler_fails_its_jobs_alone() {
     let mut engine = base(config());
-    engine.create_sampler(SamplerKey(1), None).unwrap();
+    engine.create_sampler(SamplerKey(1), "a", None).unwrap();
     let work = |sampler| sample(sampler, job(&[1, 2, 3], 5));
     engine.submit(Ticket(1), work(BASE)).unwrap();
     engine.submit(Ticket(2), work(SamplerKey(1))).unwrap();

@@ -100,11 +100,11 @@ fn a_load_that_does_not_fit_leaves_the_run_as_it_was() {
 fn a_snapshot_is_what_its_files_are() {
     let mut engine = ready();
     train(&mut engine, RUN, 0..2);
-    engine.snapshot_sampler(SamplerKey(0), RUN).unwrap();
+    engine.snapshot_sampler(SamplerKey(0), "a", RUN).unwrap();
     let files = engine.export_run(RUN, Parts::default(), "tiny").unwrap();
     assert_eq!(files.len(), 2, "weights alone are two files");
-    engine.create_sampler(SamplerKey(1), Some(&files)).unwrap();
-    engine.create_sampler(SamplerKey(2), None).unwrap();
+    engine.create_sampler(SamplerKey(1), "a", Some(&files)).unwrap();
+    engine.create_sampler(SamplerKey(2), "a", None).unwrap();
     train(&mut engine, RUN, 2..3);
     let mut draw =
         |key| bits(&sampled(run_one(&mut engine, sample(SamplerKey(key), job(&[1, 2, 3], 40)))));
@@ -118,8 +118,8 @@ fn a_snapshot_is_what_its_files_are() {
 #[test]
 fn a_new_adapter_changes_nothing() {
     let mut engine = ready();
-    engine.snapshot_sampler(SamplerKey(0), RUN).unwrap();
-    engine.create_sampler(SamplerKey(1), None).unwrap();
+    engine.snapshot_sampler(SamplerKey(0), "a", RUN).unwrap();
+    engine.create_sampler(SamplerKey(1), "a", None).unwrap();
     let request = job(&[4, 5, 6], 30);
     let of = |engine: &mut CpuEngine, key| {
         sampled(run_one(engine, sample(SamplerKey(key), request.clone()))).sequences

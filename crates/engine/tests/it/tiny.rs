@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
-use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, KernelChoice, Path as CpuPath};
+use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, KernelChoice};
 use tinsmith_engine::{
     AdamParams, Config, Datum, Decoder, Engine, Failure, LoraSpec, ModelDir, Output, RunKey,
     SampleJob, SampleOutput, SamplerKey, Stop, Ticket, Work,
@@ -143,6 +143,8 @@ pub(crate) fn config() -> Config {
         prefill_tokens_max: 256,
         max_num_seqs: 64,
         kv_blocks: 1024,
+        kv_spill_bytes: 0,
+        kv_spill_flops_per_byte_min: 0,
         max_model_len: CONTEXT,
         waiting_sequences_max: 1024,
         num_samples_max: 128,
@@ -157,7 +159,7 @@ pub(crate) fn engine(threads: usize, config: Config) -> CpuEngine {
     engine_on(threads, KernelChoice::Auto, config)
 }
 
-pub(crate) fn engine_on(threads: usize, kernels: Kernels, config: Config) -> CpuEngine {
+pub(crate) fn engine_on(threads: usize, kernels: KernelChoice, config: Config) -> CpuEngine {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
     let model = ModelDir::open(dir.path()).unwrap();
@@ -165,15 +167,6 @@ pub(crate) fn engine_on(threads: usize, kernels: Kernels, config: Config) -> Cpu
     let decoder = Decoder::load(&mut backend, &model).unwrap();
     let end_tokens = model.end_tokens().to_vec();
     Engine::new(backend, decoder, end_tokens, Some(Arc::new(tokenizer())), config).unwrap()
-}
-
-/// The kernels to compute with.
-pub(crate) type Kernels = KernelChoice;
-
-/// All that this machine has.
-pub(crate) fn kernel_sets() -> Vec<Kernels> {
-    let paths = CpuPath::ALL.into_iter().filter(|path| path.is_available());
-    paths.map(KernelChoice::Forced).collect()
 }
 
 pub(crate) fn spec(rank: usize, seed: u64) -> LoraSpec {

@@ -63,7 +63,7 @@ fn unweighted(mut datum: Datum) -> Datum {
 #[test]
 fn importance_sampling_on_the_samplers_own_logprobs_has_ratio_one() {
     let mut engine = ready(config());
-    engine.snapshot_sampler(SamplerKey(0), RUN).unwrap();
+    engine.snapshot_sampler(SamplerKey(0), "a", RUN).unwrap();
     let prompt = [5, 6, 7, 8];
     let output = sampled(run_one(&mut engine, sample(SamplerKey(0), job(&prompt, 20))));
     let sequence = &output.sequences[0];

@@ -40,9 +40,9 @@ pub(crate) async fn client_config(_: body::Json<ClientConfigRequest>) -> Json<Cl
     Json(ClientConfig { proto_compress_fwdbwd: Some(true), ..ClientConfig::default() })
 }
 
-/// `POST client/dynamic_config`.
+/// `POST client/dynamic_config`. A sample that nobody waits for takes room from others.
 pub(crate) async fn dynamic_config(_: body::Json<ClientConfigRequest>) -> Json<DynamicConfig> {
-    Json(DynamicConfig::default())
+    Json(DynamicConfig { sample_cancel_enabled: Some(true), ..DynamicConfig::default() })
 }
 
 /// `GET get_server_capabilities`.

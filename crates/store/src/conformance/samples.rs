@@ -135,3 +135,31 @@ async fn a_cancelled_sample_is_not_claimed() {
         assert_eq!(fixture.retrieve(id).await.unwrap(), expected);
     }
 }
+
+#[tokio::test]
+async fn who_claimed_a_sample_is_told_once_that_it_was_cancelled() {
+    let fixture = Fixture::new(None).await;
+    let sampler = sampler(&fixture).await;
+    let mut ids = Vec::new();
+    for seq in 0..4 {
+        ids.push(submit(&fixture, &sampler, seq).await.unwrap());
+    }
+    assert!(!fixture.store.wants_sample(&ids[0]), "not claimed yet");
+    assert_eq!(fixture.store.claim(3, Duration::ZERO).await.unwrap().len(), 3);
+    fixture.store.complete(vec![done(&ids[1], "x")]).await.remove(0).unwrap();
+    let wanted = |id: &RequestId| fixture.store.wants_sample(id);
+    assert_eq!(ids.iter().map(wanted).collect::<Vec<_>>(), [true, false, true, false]);
+    for id in [&ids[0], &ids[0], &ids[1], &ids[3]] {
+        fixture.store.cancel_sample(&fixture.tenant, id).await.unwrap();
+    }
+    let foreign = fixture.store.cancel_sample(&"b".into(), &ids[2]).await;
+    assert!(matches!(foreign, Err(Error::NotFound { .. })), "{foreign:?}");
+    assert_eq!(fixture.store.cancelled_samples(), ids[..1]);
+    assert_eq!(fixture.store.cancelled_samples(), []);
+    assert!(!fixture.store.wants_sample(&ids[0]));
+    // Its result comes too late; that of the first is kept.
+    fixture.store.complete(vec![done(&ids[0], "x")]).await.remove(0).unwrap();
+    let outcome = Outcome::Failed(failure("cancelled"));
+    let expected = Retrieved::Finished { kind: RequestKind::Sample, outcome };
+    assert_eq!(fixture.retrieve(&ids[0]).await.unwrap(), expected);
+}

@@ -26,6 +26,10 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, sample: &Sample) -> bool
         worker.complete_sample(request_id, Err(failure));
         return true;
     };
+    // Cancelled meanwhile: its future has ended.
+    if !worker.store.wants_sample(&request_id) {
+        return true;
+    }
     if !worker.has_sampler_room(Some(&sample.id)) {
         return false;
     }

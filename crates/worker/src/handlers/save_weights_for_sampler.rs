@@ -94,7 +94,8 @@ fn unnamed<B: Backend>(
     worker.make_sampler_room();
     let key = SamplerKey(worker.key());
     let engine = &mut worker.models[model].engine;
-    engine.snapshot_sampler(key, run_key).map_err(|error| engine_failure(&error))?;
+    let scope = record.tenant.as_str();
+    engine.snapshot_sampler(key, scope, run_key).map_err(|error| engine_failure(&error))?;
     worker.keep_sampler(sampler.clone(), key, model);
     let body = serde_json::json!({
         "sampling_session_id": sampler,

@@ -101,6 +101,8 @@ pub(crate) fn engine(other: bool, activation_bytes_max: usize) -> Engine<CpuBack
         prefill_tokens_max: 64,
         max_num_seqs: 8,
         kv_blocks: 64,
+        kv_spill_bytes: 0,
+        kv_spill_flops_per_byte_min: 0,
         max_model_len: CONTEXT,
         waiting_sequences_max: 64,
         num_samples_max: 8,

@@ -204,3 +204,38 @@ async fn samplers_take_turns_in_little_memory() {
     world.stop().await;
     assert_eq!(world.stats.resident_samplers, 1);
 }
+
+/// What a world's worker did after all but the first of many samples were cancelled.
+async fn cancel_most() -> tinsmith_worker::Stats {
+    const SAMPLES: i64 = 50;
+    let mut world = World::new(config()).await;
+    assert_done(&world.play(0, 0, &[Op::Create, Op::Sampler(0)]).await);
+    let mut ids = Vec::new();
+    // As many sequences as run at a time, so that one sample comes after the other.
+    for seq in 0..SAMPLES {
+        ids.push(world.submit_sample(0, seq, (8, 60)).await);
+    }
+    let (first, rest) = ids.split_first().unwrap();
+    assert_done(&[world.outcome(first).await]);
+    for id in rest {
+        world.store().cancel_sample(&world.tenant, id).await.unwrap();
+    }
+    assert_done(&[world.sample(0, SAMPLES).await]);
+    world.stop().await;
+    world.stats
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_samples_leave_their_engine() {
+    // On a busy machine all samples may be done before the first one is seen.
+    for _ in 0..10 {
+        let stats = cancel_most().await;
+        let engine = stats.engines[0];
+        assert_eq!((engine.running, engine.waiting, engine.kv_blocks_used), (0, 0, 0));
+        if stats.cancelled_samples > 0 {
+            assert!(engine.decode_tokens < 50 * 8 * 60, "{engine:?}");
+            return;
+        }
+    }
+    panic!("no sample was cancelled inside the engine");
+}

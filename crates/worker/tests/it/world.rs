@@ -253,12 +253,23 @@ impl World {
 
     /// Draws from a sampler.
     pub(crate) async fn sample(&self, number: i64, seq: i64) -> Outcome {
+        let id = self.submit_sample(number, seq, (2, 6)).await;
+        self.outcome(&id).await
+    }
+
+    /// Asks a sampler for so many samples of so many tokens.
+    pub(crate) async fn submit_sample(
+        &self,
+        number: i64,
+        seq: i64,
+        (samples, tokens_max): (usize, usize),
+    ) -> RequestId {
         let sampler = SamplingSessionId::of(&self.session, number);
         let tokens = vec![1, 2, 3];
         let prompt = ModelInput { chunks: vec![Chunk::EncodedText { tokens }] };
         let body = serde_json::json!({
-            "prompt": prompt, "num_samples": 2, "prompt_logprobs": true,
-            "sampling_params": { "max_tokens": 6, "seed": 5, "stop": [] },
+            "prompt": prompt, "num_samples": samples, "prompt_logprobs": true,
+            "sampling_params": { "max_tokens": tokens_max, "seed": 5, "stop": [] },
         });
         let body = Bytes::from(body.to_string());
         let request = QueuedRequest::decode("sample", &body).unwrap();
@@ -269,8 +280,7 @@ impl World {
             digest: blake3::hash(&request.digest_input()).into(),
             refused: None,
         };
-        let submitted = self.store().submit_sample(&self.tenant, new).await.unwrap();
-        self.outcome(&submitted.request_id).await
+        self.store().submit_sample(&self.tenant, new).await.unwrap().request_id
     }
 }
 

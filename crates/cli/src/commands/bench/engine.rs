@@ -64,7 +64,7 @@ impl Subject {
             train_unembed: true,
         };
         engine.create_run(RUN, spec).context("make a run")?;
-        engine.create_sampler(BASE, None).context("make a sampler")?;
+        engine.create_sampler(BASE, "bench", None).context("make a sampler")?;
         let vocabulary = u32::try_from(engine.decoder_config().vocab_size)
             .context("draw tokens of the vocabulary")?;
         Ok(Self { name, engine, vocabulary, random: Random::new(1) })

@@ -55,6 +55,27 @@ async fn samples_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_worker_hears_of_a_cancelled_sample() {
+    let server = Server::without_worker();
+    let (_, sampler) = server.sampler().await;
+    let body = json!({
+        "sampling_session_id": sampler, "seq_id": 0, "sampling_params": {"max_tokens": 4},
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
+    });
+    let id = server.post("asample", body).await.text("request_id");
+    let claimed = server.store.claim(9, std::time::Duration::ZERO).await.unwrap();
+    let claimed = claimed.last().unwrap();
+    assert_eq!(claimed.request_id.as_str(), id);
+    assert!(server.store.wants_sample(&claimed.request_id));
+    let body = json!({"request_id": id});
+    assert_eq!(server.post("cancel_future", body.clone()).await.status, 200);
+    let cancelled = server.store.cancelled_samples();
+    assert_eq!(cancelled, std::slice::from_ref(&claimed.request_id));
+    assert!(!server.store.wants_sample(&claimed.request_id));
+    assert_snapshot!(server.post("retrieve_future", body).await.line(), @r#"200 {"category":"user","error":"cancelled"}"#);
+}
+
+#[tokio::test]
 async fn samples_of_an_earlier_start_are_gone() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = Some(folder.path().to_owned());

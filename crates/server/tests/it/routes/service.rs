@@ -76,7 +76,7 @@ async fn client_flags() {
     let server = Server::without_worker();
     let body = json!({"sdk_version": "0.38.0"});
     assert_snapshot!(server.post("client/config", body.clone()).await.line(), @r#"200 {"proto_compress_fwdbwd":true}"#);
-    assert_snapshot!(server.post("client/dynamic_config", body).await.line(), @"200 {}");
+    assert_snapshot!(server.post("client/dynamic_config", body).await.line(), @r#"200 {"sample_cancel_enabled":true}"#);
 }
 
 #[tokio::test]
