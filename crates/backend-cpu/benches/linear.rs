@@ -1,10 +1,10 @@
-//! The linear op alone: GFLOP/s over rows, on every path that this CPU has.
+//! The linear op alone: GFLOP/s over rows, on one thread, with every kernel set that this CPU has.
 //!
 //! Divan's item counter counts FLOPs, so that its throughput column reads GFLOP/s ("Gitem/s").
 
 use divan::{Bencher, counter::ItemsCount};
 use tinsmith_backend::{Backend, Dtype, Linear, RawMatrix};
-use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice, Path};
+use tinsmith_backend_cpu::{Config, CpuBackend, KernelSet, Kernels, Path};
 
 const INPUTS: usize = 512;
 const OUTPUTS: usize = 1536;
@@ -15,29 +15,40 @@ fn main() {
 }
 
 #[divan::bench(args = ROWS)]
-fn avx2_1_thread(bencher: Bencher<'_, '_>, rows: usize) {
-    linear(bencher, Path::Avx2, 1, rows);
+fn f32_avx2(bencher: Bencher<'_, '_>, rows: usize) {
+    linear(bencher, KernelSet::F32, Path::Avx2, rows);
 }
 
 #[divan::bench(args = ROWS)]
-fn avx512_1_thread(bencher: Bencher<'_, '_>, rows: usize) {
-    linear(bencher, Path::Avx512, 1, rows);
+fn f32_avx512(bencher: Bencher<'_, '_>, rows: usize) {
+    linear(bencher, KernelSet::F32, Path::Avx512, rows);
 }
 
 #[divan::bench(args = ROWS)]
-fn avx2_2_threads(bencher: Bencher<'_, '_>, rows: usize) {
-    linear(bencher, Path::Avx2, 2, rows);
+fn w16_avx2(bencher: Bencher<'_, '_>, rows: usize) {
+    linear(bencher, KernelSet::W16Avx2, Path::Avx2, rows);
 }
 
 #[divan::bench(args = ROWS)]
-fn avx512_2_threads(bencher: Bencher<'_, '_>, rows: usize) {
-    linear(bencher, Path::Avx512, 2, rows);
+fn w16_avx512(bencher: Bencher<'_, '_>, rows: usize) {
+    linear(bencher, KernelSet::W16Avx2, Path::Avx512, rows);
 }
 
-/// A path that the CPU lacks is measured as nothing.
-fn linear(bencher: Bencher<'_, '_>, path: Path, threads: usize, rows: usize) {
-    let config = Config { threads, kernels: KernelChoice::Forced(path) };
-    let Ok(mut backend) = CpuBackend::new(config) else { return };
+#[divan::bench(args = ROWS)]
+fn bf16_avx512(bencher: Bencher<'_, '_>, rows: usize) {
+    linear(bencher, KernelSet::Bf16Avx512, Path::Avx512, rows);
+}
+
+#[divan::bench(args = ROWS)]
+fn bf16_amx(bencher: Bencher<'_, '_>, rows: usize) {
+    linear(bencher, KernelSet::Bf16Amx, Path::Avx512, rows);
+}
+
+/// On one thread. What the CPU lacks is measured as nothing.
+fn linear(bencher: Bencher<'_, '_>, set: KernelSet, path: Path, rows: usize) {
+    let Ok(kernels) = Kernels::new(set, path) else { return };
+    let mut backend =
+        CpuBackend::new(Config { threads: 1, kernels }).expect("no thread is started");
     let bytes = vec![0x3d; 2 * INPUTS * OUTPUTS];
     let raw = RawMatrix { bytes: &bytes, dtype: Dtype::Bf16, rows: OUTPUTS, cols: INPUTS };
     let weight = backend.weight(&raw).expect("memory is enough");

@@ -9,8 +9,8 @@ use tinsmith_backend::{
 };
 
 use crate::{
-    Cache, CpuBackend, KERNEL_SET, Lora, Pair, Rows, Vector, Weight, adamw, add, attention,
-    attention_backward, embed, footprint, gated, linear, rms_norm, rope, sample, score,
+    Cache, CpuBackend, Lora, Pair, Rows, Vector, Weight, adamw, add, attention, attention_backward,
+    embed, footprint, gated, linear, rms_norm, rope, sample, score,
 };
 
 impl Backend for CpuBackend {
@@ -22,7 +22,7 @@ impl Backend for CpuBackend {
     type Cache = Cache;
 
     fn kernel_set(&self) -> &str {
-        KERNEL_SET
+        self.set.versioned()
     }
 
     fn bytes(&self, of: Footprint) -> usize {
@@ -30,7 +30,7 @@ impl Backend for CpuBackend {
     }
 
     fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Weight> {
-        Weight::new(matrix, &self.pool)
+        Weight::new(matrix, self.set, &self.pool)
     }
 
     fn vector(&mut self, vector: &RawMatrix<'_>, offset: f32) -> Result<Vector> {

@@ -1,4 +1,4 @@
-//! Memory: floats that start on cache lines, rows padded to whole vectors, packed weights.
+//! Memory: floats that start on cache lines, rows padded to whole vectors.
 //!
 //! Rows stand `stride` floats apart, their features rounded up to sixteen. What stands in the padding
 //! is unspecified: no op lets it reach a feature.
@@ -8,13 +8,11 @@ use std::{
     cell::Cell,
     fmt,
     ops::Range,
-    sync::OnceLock,
 };
 
-use half::{bf16, f16};
-use tinsmith_backend::{Dtype, Error, RawMatrix, Result};
+use tinsmith_backend::{Error, RawMatrix, Result};
 
-use crate::{lanes::LANES, pool::Pool};
+use crate::{lanes::LANES, weight::decode};
 
 /// One cache line, one vector.
 #[derive(Clone, Copy)]
@@ -96,17 +94,25 @@ impl fmt::Debug for Buffer {
 
 thread_local! {
     static SCRATCH: Cell<Buffer> = const { Cell::new(Buffer(Vec::new())) };
+    static ROUNDED: Cell<Buffer> = const { Cell::new(Buffer(Vec::new())) };
 }
 
 /// Lends this thread's scratch, with at least `floats` floats of any content.
 pub(crate) fn with_scratch<R>(floats: usize, work: impl FnOnce(*mut f32) -> R) -> R {
-    SCRATCH.with(|cell| {
-        let mut buffer = cell.take();
-        buffer.renew(floats);
-        let result = work(buffer.pointer_mut());
-        cell.set(buffer);
-        result
-    })
+    SCRATCH.with(|cell| lend(cell, floats, work))
+}
+
+/// The same, of memory for one product's rounded rows: tasks may take scratch meanwhile.
+pub(crate) fn with_rounded<R>(floats: usize, work: impl FnOnce(*mut f32) -> R) -> R {
+    ROUNDED.with(|cell| lend(cell, floats, work))
+}
+
+fn lend<R>(cell: &Cell<Buffer>, floats: usize, work: impl FnOnce(*mut f32) -> R) -> R {
+    let mut buffer = cell.take();
+    buffer.renew(floats);
+    let result = work(buffer.pointer_mut());
+    cell.set(buffer);
+    result
 }
 
 /// Features, rounded up to whole vectors.
@@ -284,96 +290,6 @@ impl Vector {
             *value = decode(raw, i) + offset;
         }
         Ok(Self { data })
-    }
-}
-
-/// A frozen matrix `[outputs, inputs]` in panels of sixteen outputs: `[panel][input][16]`.
-#[derive(Debug)]
-pub struct Weight {
-    panels: Buffer,
-    transposed: OnceLock<Buffer>,
-    pub(crate) outputs: usize,
-    pub(crate) inputs: usize,
-}
-
-impl Weight {
-    pub(crate) fn new(raw: &RawMatrix<'_>, pool: &Pool) -> Result<Self> {
-        let (outputs, inputs) = (raw.rows, raw.cols);
-        assert_eq!(raw.bytes.len(), outputs * inputs * raw.dtype.size(), "bytes fit the shape");
-        let mut panels = Buffer::zeros(padded(outputs) * inputs)?;
-        let to = ViewMut { pointer: panels.pointer_mut(), stride: inputs * LANES };
-        pool.run(outputs.div_ceil(LANES), &|panel| {
-            for lane in 0..LANES.min(outputs - panel * LANES) {
-                let first = (panel * LANES + lane) * inputs;
-                for input in 0..inputs {
-                    // SAFETY: the panel lies in the buffer and belongs to this task alone.
-                    unsafe { *to.at(panel, input * LANES + lane) = decode(raw, first + input) };
-                }
-            }
-        });
-        Ok(Self { panels, transposed: OnceLock::new(), outputs, inputs })
-    }
-
-    /// Panel `p` stands in row `p`.
-    pub(crate) fn panels(&self) -> View {
-        View { pointer: self.panels.pointer(), stride: self.inputs * LANES }
-    }
-
-    /// The matrix `[inputs, outputs]` in the same layout, made when first asked for.
-    pub(crate) fn transposed(&self, pool: &Pool) -> View {
-        let transposed = self.transposed.get_or_init(|| self.transpose(pool));
-        View { pointer: transposed.pointer(), stride: self.outputs * LANES }
-    }
-
-    fn transpose(&self, pool: &Pool) -> Buffer {
-        let mut transposed = Buffer::default();
-        transposed.renew(padded(self.inputs) * self.outputs);
-        let to = ViewMut { pointer: transposed.pointer_mut(), stride: self.outputs * LANES };
-        let from = self.panels();
-        pool.run(self.inputs.div_ceil(LANES), &|panel| {
-            for output in 0..self.outputs {
-                for lane in 0..LANES.min(self.inputs - panel * LANES) {
-                    let input = panel * LANES + lane;
-                    // SAFETY: both elements lie in their buffers; the panel belongs to this task.
-                    unsafe {
-                        *to.at(panel, output * LANES + lane) =
-                            *from.at(output / LANES, input * LANES + output % LANES);
-                    }
-                }
-            }
-        });
-        transposed
-    }
-
-    /// Calls `put(input, value)` for each input of one output.
-    pub(crate) fn visit_row(&self, output: usize, to: &mut [f32], scale: f32) {
-        assert!(output < self.outputs, "the token is in the table");
-        if let Some(transposed) = self.transposed.get() {
-            for (panel, part) in to.chunks_mut(LANES).enumerate() {
-                let from = &transposed.floats()[(panel * self.outputs + output) * LANES..];
-                for (to, from) in part.iter_mut().zip(from) {
-                    *to = scale * from;
-                }
-            }
-        } else {
-            let from = &self.panels.floats()[output / LANES * self.inputs * LANES..];
-            let column = from[output % LANES..].iter().step_by(LANES);
-            for (to, from) in to.iter_mut().zip(column) {
-                *to = scale * from;
-            }
-        }
-    }
-}
-
-fn decode(raw: &RawMatrix<'_>, index: usize) -> f32 {
-    let half = |at: usize| u16::from_le_bytes([raw.bytes[at], raw.bytes[at + 1]]);
-    match raw.dtype {
-        Dtype::F32 => {
-            let bytes = &raw.bytes[4 * index..][..4];
-            f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-        }
-        Dtype::F16 => f16::from_bits(half(2 * index)).to_f32(),
-        Dtype::Bf16 => bf16::from_bits(half(2 * index)).to_f32(),
     }
 }
 

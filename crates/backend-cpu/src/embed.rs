@@ -1,13 +1,10 @@
 //! Rows of the embedding table, and rows of a step by index.
 
-use crate::{
-    CpuBackend,
-    buffer::{Rows, Weight},
-};
+use crate::{CpuBackend, Weight, buffer::Rows};
 
 pub(crate) fn embed(cpu: &CpuBackend, out: &mut Rows, table: &Weight, tokens: &[u32], scale: f32) {
     assert!(out.rows == tokens.len() && out.features == table.inputs, "a row for each token");
-    each_row(cpu, out, &|row, to| table.visit_row(tokens[row] as usize, to, scale));
+    each_row(cpu, out, &|row, to| table.read_row(tokens[row] as usize, to, scale));
 }
 
 pub(crate) fn gather(cpu: &CpuBackend, out: &mut Rows, x: &Rows, indices: &[usize]) {

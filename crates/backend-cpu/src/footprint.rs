@@ -8,13 +8,15 @@ use crate::{
     gemm,
     rope::Turns,
     sample, score,
+    sets::{KernelSet, packed::rounded_words},
+    weight::packed_words,
 };
 
 pub(crate) fn bytes(cpu: &CpuBackend, of: Footprint) -> usize {
     let floats = match of {
         Footprint::Weight { outputs, inputs, trained } => {
-            let transposed = if trained { padded(inputs) * outputs } else { 0 };
-            padded(outputs) * inputs + transposed
+            let transposed = if trained { packed_words(cpu.set, inputs, outputs) } else { 0 };
+            packed_words(cpu.set, outputs, inputs) + transposed
         }
         Footprint::Vector(features) => padded(features),
         Footprint::Rows { rows, features } => Rows::floats(rows, features),
@@ -26,7 +28,7 @@ pub(crate) fn bytes(cpu: &CpuBackend, of: Footprint) -> usize {
             blocks * layers * shape.kv_heads * attention::tile_floats(shape.head_dim)
         }
         Footprint::Scratch(shape) => {
-            shared_floats(&shape) + cpu.pool.threads() * thread_floats(&shape)
+            shared_floats(cpu.set, &shape) + cpu.pool.threads() * thread_floats(&shape)
         }
     };
     floats * size_of::<f32>()
@@ -37,13 +39,24 @@ fn pair_floats(shape: &PairShape) -> usize {
 }
 
 /// What the backend holds once.
-fn shared_floats(shape: &ScratchShape) -> usize {
+fn shared_floats(set: KernelSet, shape: &ScratchShape) -> usize {
     let hidden = Rows::floats(shape.rows, shape.rank);
     let chunk = shape.rows.min(score::chunk_rows(shape.vocabulary));
     let logits = Rows::floats(chunk, shape.vocabulary);
     let turns = shape.ropes * Turns::floats(shape.longest, shape.attention.head_dim);
     let packed = attention::packed_floats(shape.rows, shape.sequences, &shape.attention);
-    hidden
+    let rounded = match (set, shape.kind) {
+        (KernelSet::F32 | KernelSet::W16Avx2, _) => 0,
+        (KernelSet::Bf16Avx512 | KernelSet::Bf16Amx, StepKind::Forward | StepKind::Infer) => {
+            rounded_words(shape.rows, shape.widest)
+        }
+        // Logits' gradients as well.
+        (KernelSet::Bf16Avx512 | KernelSet::Bf16Amx, StepKind::ForwardBackward) => {
+            rounded_words(shape.rows, shape.widest).max(rounded_words(chunk, shape.vocabulary))
+        }
+    };
+    rounded
+        + hidden
         + logits
         + turns
         + match shape.kind {

@@ -1,17 +1,20 @@
 //! Sums of products: the one microkernel, and the blocked product that linear ops are made of.
 //!
-//! Each output element is, for each block of k, one chain of fused multiply-adds from zero in the
-//! order of k; the blocks' sums are folded in order. How rows, panels and threads are grouped changes
-//! only which elements are computed together.
+//! In f32 each output element is, for each block of k, one chain of fused multiply-adds from zero in the
+//! order of k; the blocks' sums are folded in order. Sets that round to bf16 say in their files how they
+//! sum. How rows, panels and threads are grouped changes only which elements are computed together.
 
 use std::ops::Range;
 
 use tinsmith_backend::{GRADIENT_TILE, LINEAR_BLOCK};
 
+#[cfg(target_arch = "x86_64")]
+use crate::sets::{bf16_amx, bf16_avx512, packed::RoundedTile};
 use crate::{
-    buffer::{View, ViewMut, overlap, padded, with_scratch},
+    buffer::{View, ViewMut, overlap, padded, with_rounded, with_scratch},
     lanes::{Kernel, LANES, Lanes, Path},
     pool::Pool,
+    sets::packed::{Rounded, rounded_words},
 };
 
 /// What happens to the sum of a chain.
@@ -29,8 +32,10 @@ pub(crate) enum Fold {
 
 /// `out[i][16 p ..] (+)= Σ_k a[i * a_row + k * a_k] * b[p * b_panel + k * b_k ..][..16]`, one chain
 /// from zero for each element.
+///
+/// `PAIRED`: words of `b` hold two bf16, for k and k + 1, so that `b_k` leads from pair to pair.
 #[derive(Clone, Copy)]
-pub(crate) struct Multiply {
+pub(crate) struct MultiplyBy<const PAIRED: bool> {
     pub(crate) a: *const f32,
     pub(crate) a_row: usize,
     pub(crate) a_k: usize,
@@ -44,7 +49,10 @@ pub(crate) struct Multiply {
     pub(crate) fold: Fold,
 }
 
-impl Kernel for Multiply {
+/// By floats.
+pub(crate) type Multiply = MultiplyBy<false>;
+
+impl<const PAIRED: bool> Kernel for MultiplyBy<PAIRED> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let mut row = 0;
@@ -74,7 +82,7 @@ impl Kernel for Multiply {
     }
 }
 
-impl Multiply {
+impl<const PAIRED: bool> MultiplyBy<PAIRED> {
     /// Does `count` groups of `R` rows; answers how many rows that is.
     #[inline(always)]
     unsafe fn strip<L: Lanes, const R: usize, const P: usize>(
@@ -104,23 +112,54 @@ impl Multiply {
         let mut sums = [[L::splat(0.0); P]; R];
         let mut a = self.a.add(row * self.a_row);
         let mut b = self.b.add(panel * self.b_panel);
-        for _ in 0..self.k {
-            let mut vectors = [L::splat(0.0); P];
-            for p in 0..P {
-                vectors[p] = L::load(b.wrapping_add(p * self.b_panel));
-            }
-            for r in 0..R {
-                let factor = L::splat(*a.wrapping_add(r * self.a_row));
+        let mut vectors = [L::splat(0.0); P];
+        let mut after = [L::splat(0.0); P];
+        if PAIRED {
+            for _ in 0..self.k / 2 {
                 for p in 0..P {
-                    sums[r][p] = factor.mul_add(vectors[p], sums[r][p]);
+                    (vectors[p], after[p]) = L::load_pairs(b.wrapping_add(p * self.b_panel));
                 }
+                self.accumulate(&mut sums, a, &vectors);
+                self.accumulate(&mut sums, a.wrapping_add(self.a_k), &after);
+                a = a.wrapping_add(2 * self.a_k);
+                b = b.wrapping_add(self.b_k);
             }
-            a = a.wrapping_add(self.a_k);
-            b = b.wrapping_add(self.b_k);
+            if self.k % 2 == 1 {
+                for p in 0..P {
+                    (vectors[p], _) = L::load_pairs(b.wrapping_add(p * self.b_panel));
+                }
+                self.accumulate(&mut sums, a, &vectors);
+            }
+        } else {
+            for _ in 0..self.k {
+                for p in 0..P {
+                    vectors[p] = L::load(b.wrapping_add(p * self.b_panel));
+                }
+                self.accumulate(&mut sums, a, &vectors);
+                a = a.wrapping_add(self.a_k);
+                b = b.wrapping_add(self.b_k);
+            }
         }
         for r in 0..R {
             for p in 0..P {
                 self.fold::<L>(row + r, panel + p, sums[r][p]);
+            }
+        }
+    }
+
+    /// One k: a factor of each row, times a vector of each panel.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "unrolled by index over two arrays")]
+    unsafe fn accumulate<L: Lanes, const R: usize, const P: usize>(
+        &self,
+        sums: &mut [[L; P]; R],
+        a: *const f32,
+        vectors: &[L; P],
+    ) {
+        for r in 0..R {
+            let factor = L::splat(*a.wrapping_add(r * self.a_row));
+            for p in 0..P {
+                sums[r][p] = factor.mul_add(vectors[p], sums[r][p]);
             }
         }
     }
@@ -151,9 +190,68 @@ pub(crate) struct Adapter {
     pub(crate) scale: f32,
 }
 
+/// What `x` is multiplied by, as the kernel set keeps it; panel `p` begins in row `p` of the view.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand {
+    /// f32, `step` floats from one input to the next within a panel.
+    Floats { panels: View, step: usize },
+    /// bf16 in pairs of inputs, widened to f32.
+    Widened { panels: View },
+    /// bf16 in pairs of inputs, for rows rounded to bf16: [`Product::run`] makes them.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86's instructions"))]
+    Pairs { panels: View, x: Rounded },
+    /// The same, in tiles of sixteen pairs.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86's instructions"))]
+    Tiles { panels: View, x: Rounded },
+}
+
+/// How a product is cut into tasks.
+struct Cut {
+    /// Rows of one tile, at most: a multiple of every microkernel's rows.
+    rows: usize,
+    /// What the rows of a tile are a multiple of.
+    step: usize,
+    /// Panels of one tile, at most.
+    panels: usize,
+    /// Panels of one tile of few rows, so that there are enough tiles for the threads.
+    flat_panels: usize,
+    /// How many times faster than f32 it is, about.
+    speed: usize,
+}
+
+impl Operand {
+    fn cut(self) -> Cut {
+        match self {
+            // With one block of inputs the panels take 192 KiB of the second cache.
+            Self::Floats { .. } | Self::Widened { .. } => {
+                Cut { rows: 96, step: 12, panels: 12, flat_panels: 4, speed: 1 }
+            }
+            Self::Pairs { .. } => Cut { rows: 96, step: 16, panels: 12, flat_panels: 4, speed: 1 },
+            Self::Tiles { .. } => Cut { rows: 128, step: 32, panels: 16, flat_panels: 4, speed: 8 },
+        }
+    }
+
+    /// Whether `x` is rounded to bf16 first.
+    fn rounds(self) -> bool {
+        match self {
+            Self::Floats { .. } | Self::Widened { .. } => false,
+            Self::Pairs { .. } | Self::Tiles { .. } => true,
+        }
+    }
+
+    /// The same with rounded rows.
+    fn with_rows(mut self, rounded: Rounded) -> Self {
+        match &mut self {
+            Self::Floats { .. } | Self::Widened { .. } => {}
+            Self::Pairs { x, .. } | Self::Tiles { x, .. } => *x = rounded,
+        }
+        self
+    }
+}
+
 /// `out (+)= x W + bias + Σ scale * hidden up`.
 ///
-/// Order of one element: the blocks of `x W`, then the bias, then the blocks of each adapter in the
+/// Order of one element: `x W` as the operand sums it, then the bias, then the blocks of each adapter in the
 /// order given, each `fma(sum, scale, so far)`; last, what stood in `out` if `add`.
 pub(crate) struct Product<'a> {
     pub(crate) out: ViewMut,
@@ -161,10 +259,7 @@ pub(crate) struct Product<'a> {
     pub(crate) rows: usize,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// Panel `p` begins in row `p` of this view.
-    pub(crate) panels: View,
-    /// Floats from one input to the next within a panel.
-    pub(crate) panel_step: usize,
+    pub(crate) operand: Operand,
     pub(crate) bias: Option<*const f32>,
     pub(crate) adapters: &'a [Adapter],
     pub(crate) add: bool,
@@ -174,14 +269,8 @@ pub(crate) struct Product<'a> {
 // for itself.
 unsafe impl Sync for Product<'_> {}
 
-/// Rows of one tile, at most: a multiple of every microkernel's rows.
-const TILE_ROWS: usize = 96;
-/// Panels of one tile, at most: with one block of inputs they take 192 KiB of the second cache.
-const TILE_PANELS: usize = 12;
-/// Panels of one tile of few rows, so that there are enough tiles for the threads.
-const FLAT_TILE_PANELS: usize = 4;
 /// Floats of one task's scratch, at most.
-pub(crate) const SCRATCH_FLOATS: usize = TILE_ROWS * TILE_PANELS * LANES;
+pub(crate) const SCRATCH_FLOATS: usize = 128 * 16 * LANES;
 const _: () = assert!(SCRATCH_FLOATS >= GRADIENT_TILE * GRADIENT_PANELS * LANES);
 
 impl Product<'_> {
@@ -191,10 +280,21 @@ impl Product<'_> {
     ///
     /// The views reach all rows, inputs and padded outputs; nobody else writes `out`.
     pub(crate) unsafe fn run(&self, path: Path, pool: &Pool) {
-        Self::run_all(std::slice::from_ref(self), path, pool);
+        if self.operand.rounds() {
+            with_rounded(rounded_words(self.rows, self.inputs), |words| {
+                // SAFETY: the caller's contract; there is room for all rows.
+                unsafe {
+                    let rounded = Rounded::new(words, self.x, (self.rows, self.inputs), pool);
+                    let operand = self.operand.with_rows(rounded);
+                    Self::run_all(&[Product { operand, ..*self }], path, pool);
+                }
+            });
+        } else {
+            Self::run_all(std::slice::from_ref(self), path, pool);
+        }
     }
 
-    /// Computes several products at once.
+    /// Computes several products at once, none of which rounds its rows.
     ///
     /// # Safety
     ///
@@ -202,7 +302,8 @@ impl Product<'_> {
     pub(crate) unsafe fn run_all(products: &[Self], path: Path, pool: &Pool) {
         let count = |product: &Self| product.tiles().0 * product.tiles().1;
         let tasks = products.iter().map(count).sum();
-        let work = products.iter().map(|p| p.rows * p.inputs * p.outputs).sum();
+        let work = |p: &Self| p.rows * p.inputs * p.outputs / p.operand.cut().speed;
+        let work = products.iter().map(work).sum();
         pool.run_sized(tasks, work, &|mut i| {
             for product in products {
                 if i < count(product) {
@@ -216,21 +317,23 @@ impl Product<'_> {
 
     /// Tiles down and across.
     fn tiles(&self) -> (usize, usize) {
+        let cut = self.operand.cut();
         let panels = self.outputs.div_ceil(LANES);
-        let most = if self.rows > TILE_ROWS / 4 { TILE_PANELS } else { FLAT_TILE_PANELS };
-        (self.rows.div_ceil(TILE_ROWS), panels.div_ceil(most))
+        let most = if self.rows > cut.rows / 4 { cut.panels } else { cut.flat_panels };
+        (self.rows.div_ceil(cut.rows), panels.div_ceil(most))
     }
 
     unsafe fn run_tile(&self, path: Path, i: usize) {
+        let cut = self.operand.cut();
         let (tall, wide) = self.tiles();
-        let height = self.rows.div_ceil(tall).next_multiple_of(12);
+        let height = self.rows.div_ceil(tall).next_multiple_of(cut.step);
         let (down, across) = (i % tall, i / tall);
         let rows = overlap(&(down * height..(down + 1) * height), &(0..self.rows));
         let panels = self.outputs.div_ceil(LANES);
         let panels = across * panels / wide..(across + 1) * panels / wide;
         if self.add {
-            with_scratch(SCRATCH_FLOATS, |scratch| {
-                let tile = ViewMut { pointer: scratch, stride: TILE_PANELS * LANES };
+            with_scratch(cut.rows * cut.panels * LANES, |scratch| {
+                let tile = ViewMut { pointer: scratch, stride: cut.panels * LANES };
                 // SAFETY: the caller's contract; the tile is this thread's own.
                 unsafe { path.run(Tile { product: self, rows, panels, tile }) };
             });
@@ -254,22 +357,17 @@ impl Kernel for Tile<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let product = self.product;
-        let (mut start, mut fold) = (0, Fold::Store);
-        while start < product.inputs {
-            L::call(Multiply {
-                a: product.x.at(self.rows.start, start),
-                a_row: product.x.stride,
-                a_k: 1,
-                b: product.panels.at(self.panels.start, start * product.panel_step),
-                b_panel: product.panels.stride,
-                b_k: product.panel_step,
-                k: LINEAR_BLOCK.min(product.inputs - start),
-                rows: self.rows.len(),
-                panels: self.panels.len(),
-                out: self.tile,
-                fold,
-            });
-            (start, fold) = (start + LINEAR_BLOCK, Fold::Add);
+        match product.operand {
+            Operand::Floats { panels, step } => self.multiply::<L, false>(panels, step),
+            Operand::Widened { panels } => self.multiply::<L, true>(panels, LANES),
+            #[cfg(target_arch = "x86_64")]
+            Operand::Pairs { panels, x } => bf16_avx512::multiply(&self.rounded(x, panels)),
+            #[cfg(target_arch = "x86_64")]
+            Operand::Tiles { panels, x } => bf16_amx::multiply(&self.rounded(x, panels)),
+            #[cfg(not(target_arch = "x86_64"))]
+            Operand::Pairs { .. } | Operand::Tiles { .. } => {
+                unreachable!("no such set is available on this CPU")
+            }
         }
         if let Some(bias) = product.bias {
             self.add_to_rows::<L>(
@@ -294,6 +392,41 @@ impl Kernel for Tile<'_> {
 }
 
 impl Tile<'_> {
+    /// The blocks of `x W` in f32.
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes, const PAIRED: bool>(&self, panels: View, step: usize) {
+        let product = self.product;
+        let (mut start, mut fold) = (0, Fold::Store);
+        while start < product.inputs {
+            let steps = if PAIRED { start / 2 } else { start };
+            L::call(MultiplyBy::<PAIRED> {
+                a: product.x.at(self.rows.start, start),
+                a_row: product.x.stride,
+                a_k: 1,
+                b: panels.at(self.panels.start, steps * step),
+                b_panel: panels.stride,
+                b_k: step,
+                k: LINEAR_BLOCK.min(product.inputs - start),
+                rows: self.rows.len(),
+                panels: self.panels.len(),
+                out: self.tile,
+                fold,
+            });
+            (start, fold) = (start + LINEAR_BLOCK, Fold::Add);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn rounded(&self, x: Rounded, panels: View) -> RoundedTile {
+        RoundedTile {
+            x: x.skip_rows(self.rows.start),
+            rows: self.rows.len(),
+            w: panels.skip_rows(self.panels.start),
+            panels: self.panels.len(),
+            out: self.tile,
+        }
+    }
+
     #[inline(always)]
     unsafe fn adapt<L: Lanes>(&self, adapter: &Adapter) {
         let rows = overlap(&self.rows, &adapter.rows);
@@ -420,8 +553,7 @@ pub(crate) fn narrow(
         rows,
         inputs,
         outputs,
-        panels,
-        panel_step: b.stride,
+        operand: Operand::Floats { panels, step: b.stride },
         bias: None,
         adapters: &[],
         add: false,

@@ -37,6 +37,15 @@ impl Path {
         }
     }
 
+    /// Its instructions, for people.
+    pub(crate) fn needs(self) -> &'static str {
+        match self {
+            Self::Portable => "nothing",
+            Self::Avx2 => "AVX2 with FMA",
+            Self::Avx512 => "AVX-512F",
+        }
+    }
+
     /// Runs a kernel on this path.
     ///
     /// # Safety
@@ -59,9 +68,9 @@ impl Path {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Portable => "f32:portable",
-            Self::Avx2 => "f32:avx2",
-            Self::Avx512 => "f32:avx512",
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         })
     }
 }
@@ -91,6 +100,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn call<K: Kernel>(kernel: K);
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
+    /// Sixteen words of two bf16 each, widened: the low halves, then the high ones.
+    unsafe fn load_pairs(from: *const f32) -> (Self, Self);
     unsafe fn store(self, to: *mut f32);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
@@ -170,6 +181,14 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         Self(from.cast::<[f32; LANES]>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const f32) -> (Self, Self) {
+        let words = from.cast::<[u32; LANES]>().read_unaligned();
+        (
+            each!(i => f32::from_bits(words[i] << 16)),
+            each!(i => f32::from_bits(words[i] & 0xffff_0000)),
+        )
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {

@@ -1,4 +1,5 @@
-//! The CPU backend: every op in f32, the same bits on every CPU, thread count and batch.
+//! The CPU backend: activations in f32, frozen matrices as a kernel set keeps them, and with every set
+//! the same bits for every thread count and batch.
 //!
 //! Kernels are written once over sixteen virtual lanes (`lanes.rs`) and instantiated for each
 //! instruction set; one file an op. A new op gets a file, and one method in `backend.rs`.
@@ -18,9 +19,11 @@ use std::{fmt, io};
 
 pub use crate::{
     attention::Cache,
-    buffer::{Lora, Pair, Rows, Vector, Weight},
+    buffer::{Lora, Pair, Rows, Vector},
     lanes::Path,
     pool::physical_cores,
+    sets::{DtypeChoice, KernelChoice, KernelSet, Kernels, choose, dtype_name},
+    weight::Weight,
 };
 use crate::{buffer::Buffer, pool::Pool, rope::Turns};
 
@@ -42,41 +45,39 @@ mod rms_norm;
 mod rope;
 mod sample;
 mod score;
+mod sets;
 mod softcap;
+mod weight;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-/// Name and version of the kernel set; all its paths give the same bits.
-pub const KERNEL_SET: &str = "f32.1";
-
-/// What can go wrong when the backend is made.
+/// What can go wrong when the backend is chosen or made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The instructions that were asked for do not exist here.
-    #[error("run kernels {0} on this CPU: it lacks their instructions")]
-    KernelsUnavailable(Path),
+    #[error("run kernels {0} on this CPU: it lacks {1}")]
+    KernelsUnavailable(Kernels, String),
+    /// The set's f32 ops do not run on the path.
+    #[error("run kernels {0}: the set has no such path")]
+    NoSuchPath(Kernels),
+    /// The set keeps weights in another dtype than the one asked for.
+    #[error("run kernels {set} with dtype {wanted}: they keep weights in {kept}")]
+    OtherDtype {
+        /// What was asked for by name.
+        set: KernelSet,
+        /// Its dtype.
+        kept: &'static str,
+        /// The dtype asked for.
+        wanted: &'static str,
+    },
+    /// No set with weights in bf16 runs here.
+    #[error(
+        "compute with dtype bf16 on this CPU: it lacks AVX2 with FMA, which the least of the sets needs"
+    )]
+    NoHalves,
     /// The operating system gave no thread.
     #[error("start the compute threads")]
     Threads(#[source] io::Error),
-}
-
-/// Which instructions to use.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum KernelChoice {
-    /// The fastest that the CPU has.
-    Auto,
-    /// These, or an error.
-    Forced(Path),
-}
-
-impl KernelChoice {
-    /// Reads `auto` or the name of a path, e.g. `f32:avx2`.
-    pub fn parse(name: &str) -> Option<Self> {
-        if name == "auto" {
-            return Some(Self::Auto);
-        }
-        Path::ALL.into_iter().find(|path| path.to_string() == name).map(Self::Forced)
-    }
 }
 
 /// How to compute.
@@ -85,35 +86,29 @@ pub struct Config {
     /// Threads that compute, the caller's among them; [`physical_cores`] is a good number.
     pub threads: usize,
     /// Which instructions to use.
-    pub kernels: KernelChoice,
+    pub kernels: Kernels,
 }
 
-/// What `doctor` says about the backend.
+/// What the backend computes with.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Description {
-    /// Name and version of the kernel set.
-    pub kernel_set: &'static str,
-    /// The instructions in use.
-    pub path: Path,
-    /// All paths that this CPU can run.
-    pub available: Vec<Path>,
+    /// The kernel set and its path.
+    pub kernels: Kernels,
     /// Threads that compute.
     pub threads: usize,
 }
 
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kernel set {}, path {} (of", self.kernel_set, self.path)?;
-        for path in &self.available {
-            write!(f, " {path}")?;
-        }
-        write!(f, "), {} threads", self.threads)
+        let (set, path) = (self.kernels.set().versioned(), self.kernels.path());
+        write!(f, "kernel set {set}, path {path}, {} threads", self.threads)
     }
 }
 
 /// The CPU as a backend. Its ops run on the calling thread and on a pool of its own.
 #[derive(Debug)]
 pub struct CpuBackend {
+    set: KernelSet,
     path: Path,
     pool: Pool,
     /// `x Aᵀ` where the caller does not keep it.
@@ -134,16 +129,10 @@ impl CpuBackend {
     ///
     /// The CPU lacks the instructions asked for, or no thread could be started.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let path = match config.kernels {
-            KernelChoice::Auto => {
-                let best = Path::ALL.into_iter().rfind(|path| path.is_available());
-                best.unwrap_or(Path::Portable)
-            }
-            KernelChoice::Forced(path) if path.is_available() => path,
-            KernelChoice::Forced(path) => return Err(Error::KernelsUnavailable(path)),
-        };
+        let kernels = Kernels::new(config.kernels.set, config.kernels.path)?;
         Ok(Self {
-            path,
+            set: kernels.set,
+            path: kernels.path,
             pool: Pool::new(config.threads).map_err(Error::Threads)?,
             hidden: Rows::empty(),
             hidden_gradient: Rows::empty(),
@@ -153,13 +142,9 @@ impl CpuBackend {
         })
     }
 
-    /// What was chosen, and from what.
+    /// What was chosen.
     pub fn describe(&self) -> Description {
-        Description {
-            kernel_set: KERNEL_SET,
-            path: self.path,
-            available: Path::ALL.into_iter().filter(|path| path.is_available()).collect(),
-            threads: self.pool.threads(),
-        }
+        let kernels = Kernels { set: self.set, path: self.path };
+        Description { kernels, threads: self.pool.threads() }
     }
 }

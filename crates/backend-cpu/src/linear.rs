@@ -5,10 +5,10 @@ use std::ops::Range;
 use tinsmith_backend::{GRADIENT_TILE, Linear, LoraGradientUse, LoraUse};
 
 use crate::{
-    CpuBackend,
-    buffer::{Lora, Pair, Rows, View, Weight, overlap},
+    CpuBackend, Weight,
+    buffer::{Lora, Pair, Rows, View, overlap},
     gemm::{Adapter, Gradient, Product, narrow},
-    lanes::{LANES, Path},
+    lanes::Path,
     pool::Pool,
 };
 
@@ -32,8 +32,7 @@ pub(crate) fn linear(
         rows: x.rows,
         inputs: weight.inputs,
         outputs: weight.outputs,
-        panels: weight.panels(),
-        panel_step: LANES,
+        operand: weight.operand(),
         bias: linear.bias.map(|bias| bias.data.pointer()),
         adapters: &adapters,
         add: linear.add,
@@ -65,8 +64,7 @@ pub(crate) fn linear_backward(
             rows: dy.rows,
             inputs: weight.outputs,
             outputs: weight.inputs,
-            panels: weight.transposed(pool),
-            panel_step: LANES,
+            operand: weight.transposed(pool),
             bias: None,
             adapters: &adapters,
             add: true,

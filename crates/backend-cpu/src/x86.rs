@@ -40,6 +40,22 @@ impl Lanes for Avx2 {
         Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)))
     }
     #[inline(always)]
+    unsafe fn load_pairs(from: *const f32) -> (Self, Self) {
+        let first = _mm256_loadu_si256(from.cast());
+        let second = _mm256_loadu_si256(from.add(8).cast());
+        let high = _mm256_set1_epi32(!0xffff);
+        (
+            Self(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(first)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(second)),
+            ),
+            Self(
+                _mm256_castsi256_ps(_mm256_and_si256(first, high)),
+                _mm256_castsi256_ps(_mm256_and_si256(second, high)),
+            ),
+        )
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         _mm256_storeu_ps(to, self.0);
         _mm256_storeu_ps(to.add(8), self.1);
@@ -145,6 +161,12 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         Self(_mm512_loadu_ps(from))
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const f32) -> (Self, Self) {
+        let words = _mm512_loadu_si512(from.cast());
+        let high = _mm512_and_si512(words, _mm512_set1_epi32(!0xffff));
+        (Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))), Self(_mm512_castsi512_ps(high)))
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {

@@ -205,6 +205,8 @@ pub struct ScratchShape {
     pub longest: usize,
     /// Highest rank of its adapters; 0 without any.
     pub rank: usize,
+    /// Most features that any matrix but the unembedding takes or gives.
+    pub widest: usize,
     /// Entries of the vocabulary.
     pub vocabulary: usize,
     /// Of every layer.

@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use tinsmith_backend_cpu::{DtypeChoice, KernelChoice};
 
-use crate::hub;
+use crate::{device, hub};
 
 mod limits;
 
@@ -27,8 +28,16 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     ("host", "127.0.0.1", "address to listen on"),
     ("port", "8000", "port to listen on; 0 takes a free one"),
     ("data_dir", "", "where everything durable lives; empty: $XDG_DATA_HOME/tinsmith"),
-    ("dtype", "auto", "auto or f32"),
-    ("kernels", "auto", "auto, or a kernel set with its path: f32:portable, f32:avx2, f32:avx512"),
+    (
+        "dtype",
+        "auto",
+        "what weights are kept in: f32, bf16, or auto: bf16 where a model's files are, else f32",
+    ),
+    (
+        "kernels",
+        "auto",
+        "auto, or a kernel set, NAME or NAME:PATH: f32, w16-avx2, bf16-avx512, bf16-amx, f32:portable, …",
+    ),
     ("threads", "0", "threads that compute; 0: one for each physical core"),
     (
         "tokenizer",
@@ -205,7 +214,8 @@ pub(crate) struct Settings {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) data_dir: PathBuf,
-    pub(crate) kernels: String,
+    pub(crate) dtype: DtypeChoice,
+    pub(crate) kernels: KernelChoice,
     pub(crate) threads: usize,
     pub(crate) tokenizers: BTreeMap<String, String>,
     pub(crate) insecure_no_auth: bool,
@@ -240,10 +250,6 @@ impl Settings {
     ///
     /// Names the key, the value, where it came from, and what would do.
     pub(crate) fn new(values: &Values) -> Result<Self> {
-        let dtype = values.text("dtype");
-        if !matches!(dtype, "auto" | "f32") {
-            bail!("use dtype = {dtype:?}: this version computes in f32 (give auto or f32)");
-        }
         let log_format = match values.text("log_format") {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
@@ -254,7 +260,8 @@ impl Settings {
             host: values.text("host").to_owned(),
             port: values.parse("port", "a number from 0 to 65535")?,
             data_dir: data_dir(values.text("data_dir"))?,
-            kernels: values.text("kernels").to_owned(),
+            dtype: device::read_dtype(values.text("dtype"))?,
+            kernels: device::read_kernels(values.text("kernels"))?,
             threads: values.number_in("threads", 0..=THREADS_MAX)?,
             tokenizers: pairs(&values.list("tokenizer"))?,
             insecure_no_auth: values.flag("insecure_no_auth")?,

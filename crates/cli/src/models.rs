@@ -115,7 +115,8 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
         let tokenizer = Tokenizer::open(&offer.dir)
             .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
         let digest = dir.digest();
-        let mut device = device::open(settings)?;
+        let mut device = device::open(settings, dir.stored_dtype())
+            .with_context(|| format!("serve {}", offer.names[0]))?;
         let kernel_set = device.kernel_set().to_owned();
         let limits = limits(settings, &dir);
         let decoder = Decoder::load(&mut device, &dir)

@@ -104,6 +104,19 @@ impl ModelDir {
         self.tensors.values().map(|tensor| tensor.rows as u64 * tensor.cols as u64).sum()
     }
 
+    /// What the matrices are stored in: the widest, where files mix.
+    pub fn stored_dtype(&self) -> tinsmith_backend::Dtype {
+        use tinsmith_backend::Dtype;
+        let has = |dtype| self.tensors.values().any(|t| t.rows > 1 && t.dtype == dtype);
+        if has(Dtype::F32) {
+            Dtype::F32
+        } else if has(Dtype::F16) {
+            Dtype::F16
+        } else {
+            Dtype::Bf16
+        }
+    }
+
     /// BLAKE3 over what makes the model what it is: every weight's name, dtype, shape and bytes, and the
     /// decoder's switches. Hexadecimal; computed at the first call.
     pub fn digest(&self) -> String {

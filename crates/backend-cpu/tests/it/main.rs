@@ -8,42 +8,59 @@
 )]
 
 mod program;
+mod rounding;
 
 use tinsmith_backend::{
-    ReferenceBackend,
+    Dtype, ReferenceBackend,
     conformance::{self, Tolerances},
 };
-use tinsmith_backend_cpu::{Config, CpuBackend, Error, KernelChoice, Path};
+use tinsmith_backend_cpu::{Config, CpuBackend, KernelSet, Kernels};
 
 use crate::program::{Output, SHAPES, program};
 
-fn backend(path: Path, threads: usize) -> CpuBackend {
-    CpuBackend::new(Config { threads, kernels: KernelChoice::Forced(path) }).unwrap()
+fn backend(kernels: Kernels, threads: usize) -> CpuBackend {
+    CpuBackend::new(Config { threads, kernels }).unwrap()
 }
 
-/// Every path that this CPU has; says which it lacks.
-fn paths() -> impl Iterator<Item = Path> {
-    Path::ALL.into_iter().filter(|path| {
-        println!("{} {path}", if path.is_available() { "on" } else { "this CPU lacks" });
-        path.is_available()
-    })
+/// The sets that this CPU has, each with all its paths; says which those are and which not.
+fn sets() -> Vec<(KernelSet, Vec<Kernels>)> {
+    let available = Kernels::available();
+    let mut sets = Vec::new();
+    for set in KernelSet::ALL {
+        let paths = available.iter().copied().filter(|kernels| kernels.set() == set);
+        let paths = paths.collect::<Vec<_>>();
+        if paths.is_empty() {
+            println!("not with {set}: this CPU lacks {}", set.missing().join(" and "));
+        } else {
+            println!("with {set}");
+            sets.push((set, paths));
+        }
+    }
+    sets
+}
+
+fn tolerances(set: KernelSet) -> Tolerances {
+    match set {
+        KernelSet::F32 => Tolerances::F32,
+        KernelSet::W16Avx2 | KernelSet::Bf16Avx512 | KernelSet::Bf16Amx => Tolerances::BF16,
+    }
 }
 
 /// The programs below show that the other paths give the same bits.
 #[test]
 fn conforms() {
-    let best = paths().last().unwrap();
-    for threads in [1, 2] {
-        conformance::all(|| backend(best, threads), &Tolerances::F32);
+    for (set, paths) in sets() {
+        let best = *paths.last().unwrap();
+        conformance::all(|| backend(best, 2), &tolerances(set));
     }
 }
 
 #[test]
 fn every_op_is_near_the_reference() {
     for shape in &SHAPES {
-        let want = program(&mut ReferenceBackend, shape);
-        for path in paths() {
-            let got = program(&mut backend(path, 1), shape);
+        let want = program(&mut ReferenceBackend, shape, Dtype::F32);
+        for path in sets().iter().filter(|(set, _)| *set == KernelSet::F32).flat_map(|(_, p)| p) {
+            let got = program(&mut backend(*path, 1), shape, Dtype::F32);
             for (got, want) in got.iter().zip(&want) {
                 compare(got, want, &format!("{path} {shape:?}"));
             }
@@ -54,14 +71,16 @@ fn every_op_is_near_the_reference() {
 #[test]
 fn every_path_and_thread_count_gives_the_same_bits() {
     for shape in &SHAPES {
-        let want = program(&mut backend(Path::Portable, 1), shape);
-        for path in paths() {
-            for threads in [1, 2, 3] {
-                let got = program(&mut backend(path, threads), shape);
-                let same = |(got, want): (&Output, &Output)| same_bits(got, want);
-                let different = got.iter().zip(&want).find(|&pair| !same(pair));
-                let name = different.map(|(got, _)| got.name);
-                assert_eq!(name, None, "{path}, {threads} threads, {shape:?}");
+        for (set, paths) in sets() {
+            let want = program(&mut backend(paths[0], 1), shape, Dtype::F32);
+            for path in paths {
+                for threads in [1, 2, 3] {
+                    let got = program(&mut backend(path, threads), shape, Dtype::F32);
+                    let same = |(got, want): (&Output, &Output)| same_bits(got, want);
+                    let different = got.iter().zip(&want).find(|&pair| !same(pair));
+                    let name = different.map(|(got, _)| got.name);
+                    assert_eq!(name, None, "{set}: {path}, {threads} threads, {shape:?}");
+                }
             }
         }
     }
@@ -81,19 +100,5 @@ fn compare(got: &Output, want: &Output, context: &str) {
         let error = (f64::from(got_value) - f64::from(want_value)).abs();
         let allowed = 1e-5 * (f64::from(want_value).abs() + typical + 1e-30);
         assert!(error <= allowed, "{}[{i}] {got_value} {want_value} {context}", got.name);
-    }
-}
-
-#[test]
-fn kernels_are_chosen_by_name() {
-    assert_eq!(KernelChoice::parse("auto"), Some(KernelChoice::Auto));
-    assert_eq!(KernelChoice::parse("f32:avx2"), Some(KernelChoice::Forced(Path::Avx2)));
-    assert_eq!(KernelChoice::parse("f32:sse"), None);
-    let automatic = CpuBackend::new(Config { threads: 1, kernels: KernelChoice::Auto }).unwrap();
-    let description = automatic.describe();
-    assert_eq!(Some(&description.path), description.available.last());
-    for path in Path::ALL.into_iter().filter(|path| !path.is_available()) {
-        let forced = Config { threads: 1, kernels: KernelChoice::Forced(path) };
-        assert!(matches!(CpuBackend::new(forced), Err(Error::KernelsUnavailable(p)) if p == path));
     }
 }

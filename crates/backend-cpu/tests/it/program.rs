@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use half::bf16;
 use tinsmith_backend::{
     Activation, AdamW, AttentionForward, AttentionShape, Backend, Draw, Dtype, Linear,
     LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Rope, RopeTable,
@@ -74,9 +75,9 @@ pub(crate) struct Output {
     pub(crate) values: Vec<f32>,
 }
 
-/// Runs every op.
-pub(crate) fn program<B: Backend>(backend: &mut B, shape: &Shape) -> Vec<Output> {
-    let mut run = Run { backend, shape, outputs: Vec::new(), counter: 1 };
+/// Runs every op, on matrices that are stored as `stored`: f32 or bf16.
+pub(crate) fn program<B: Backend>(backend: &mut B, shape: &Shape, stored: Dtype) -> Vec<Output> {
+    let mut run = Run { backend, shape, stored, outputs: Vec::new(), counter: 1 };
     run.elementwise();
     run.linear();
     run.attention();
@@ -91,6 +92,7 @@ pub(crate) fn program<B: Backend>(backend: &mut B, shape: &Shape) -> Vec<Output>
 struct Run<'a, B> {
     backend: &'a mut B,
     shape: &'a Shape,
+    stored: Dtype,
     outputs: Vec<Output>,
     counter: u64,
 }
@@ -117,8 +119,14 @@ impl<B: Backend> Run<'_, B> {
 
     fn weight(&mut self, outputs: usize, inputs: usize) -> B::Weight {
         let values = self.numbers(outputs * inputs, 2.0 / (inputs as f32).sqrt());
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
-        let raw = RawMatrix { bytes: &bytes, dtype: Dtype::F32, rows: outputs, cols: inputs };
+        let bytes = match self.stored {
+            Dtype::Bf16 => {
+                let halves = values.iter().map(|&value| bf16::from_f32(value));
+                halves.flat_map(|half| half.to_le_bytes()).collect::<Vec<_>>()
+            }
+            Dtype::F32 | Dtype::F16 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        let raw = RawMatrix { bytes: &bytes, dtype: self.stored, rows: outputs, cols: inputs };
         self.backend.weight(&raw).unwrap()
     }
 

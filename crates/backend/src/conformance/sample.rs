@@ -1,5 +1,7 @@
 //! Drawing tokens.
 
+use half::bf16;
+
 use crate::{Backend, Draw, Drawn, Dtype, LoraUse, Targets, Unembedding, philox};
 
 use super::{
@@ -74,7 +76,9 @@ impl Sample {
     ) {
         let weight = Matrix::random(7, Dtype::Bf16, self.vocabulary, self.inputs).weight(backend);
         let adapters = Adapters::new(backend, &RANKS, self.inputs, self.vocabulary);
-        let x = upload(backend, self.inputs, &values(step, 0, self.inputs));
+        // As bf16 holds them, so that a set that rounds to bf16 has the same logits, and draws alike.
+        let x = values(step, 0, self.inputs).into_iter().map(|x| bf16::from_f32(x).to_f32());
+        let x = upload(backend, self.inputs, &x.collect::<Vec<_>>());
         let uses = adapters.uses(step);
         let unembedding = Unembedding { weight: &weight, softcap: self.softcap };
         op(backend, &x, unembedding, &uses);

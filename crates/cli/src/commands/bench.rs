@@ -6,6 +6,7 @@ use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use tinsmith_backend::Dtype;
 
 use crate::{
     config::{Flags, Settings, Values},
@@ -27,6 +28,12 @@ pub(crate) struct Arguments {
     /// Little of everything, on the model that ships: shows that it works, not how fast.
     #[arg(long)]
     smoke: bool,
+    /// What weights are kept in: auto, f32 or bf16.
+    #[arg(long)]
+    dtype: Option<String>,
+    /// auto, or a kernel set, NAME or NAME:PATH: f32, w16-avx2, bf16-avx512, bf16-amx, f32:portable, …
+    #[arg(long)]
+    kernels: Option<String>,
     /// How the figures are printed.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -86,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let counts = if arguments.smoke { &SMOKE } else { &FULL };
     let nano = models::shipped()?;
     let folder = tempfile::tempdir().context("make a temporary directory")?;
-    let settings = settings(&nano, folder.path())?;
+    let settings = settings(arguments, &nano, folder.path())?;
     logs::start(&settings.log, settings.log_format)?;
     let mut figures = Vec::new();
     problem("measuring the engine on nano");
@@ -101,8 +108,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     problem("measuring the server on nano");
     figures.extend(serve(&settings, &nano, counts)?);
     figures.extend(peak_memory());
-    let report =
-        Report { cpu: cpu(), kernels: device::open(&settings)?.describe().to_string(), figures };
+    // Both models are stored in bf16.
+    let device = device::open(&settings, Dtype::Bf16)?;
+    let report = Report { cpu: cpu(), kernels: device.describe().to_string(), figures };
     match arguments.format {
         Format::Table => report.print_table(),
         Format::Json => say(&serde_json::to_string_pretty(&report).context("write the report")?),
@@ -110,8 +118,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn settings(model: &Path, folder: &Path) -> Result<Settings> {
+fn settings(arguments: &Arguments, model: &Path, folder: &Path) -> Result<Settings> {
     let flags: Flags = vec![
+        ("dtype", arguments.dtype.clone()),
+        ("kernels", arguments.kernels.clone()),
         ("models", Some(format!("{NANO}={}", model.display()))),
         ("host", Some("127.0.0.1".to_owned())),
         ("port", Some("0".to_owned())),

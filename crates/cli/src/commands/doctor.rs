@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use tinsmith_backend_cpu::{DtypeChoice, KernelChoice, KernelSet, Kernels};
 use tinsmith_engine::ModelDir;
 use tinsmith_tokenizer::Tokenizer;
 
@@ -29,6 +30,12 @@ pub(crate) struct Arguments {
     /// Model directories and hub ids to check; none: the model that ships.
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
+    /// What weights are kept in: auto, f32 or bf16.
+    #[arg(long)]
+    dtype: Option<String>,
+    /// auto, or a kernel set, NAME or NAME:PATH: f32, w16-avx2, bf16-avx512, bf16-amx, f32:portable, …
+    #[arg(long)]
+    kernels: Option<String>,
     /// Settings file; without it `$TINSMITH_CONFIG`, else `./tinsmith.toml`.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -54,11 +61,14 @@ impl Report {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let flags =
-        vec![("models", (!arguments.models.is_empty()).then(|| arguments.models.join(",")))];
+    let flags = vec![
+        ("models", (!arguments.models.is_empty()).then(|| arguments.models.join(","))),
+        ("dtype", arguments.dtype.clone()),
+        ("kernels", arguments.kernels.clone()),
+    ];
     let settings = Settings::new(&Values::load(&flags, arguments.config.as_deref())?)?;
     let mut report = Report::default();
-    check_device(&settings, &mut report);
+    check_kernels(&report);
     check_memory(&report);
     check_disk(&settings.data_dir, &mut report);
     check_port(&settings, &mut report);
@@ -80,11 +90,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn check_device(settings: &Settings, report: &mut Report) {
-    match device::open(settings) {
-        Ok(device) => report.good("kernels", &device.describe().to_string()),
-        Err(error) => report.problem("kernels", &format!("{error:#}"), "use --kernels auto"),
+fn check_kernels(report: &Report) {
+    for set in KernelSet::ALL {
+        let missing = set.missing();
+        let what = format!("kernel set {}", set.versioned());
+        if missing.is_empty() {
+            let on = set.paths().iter().filter(|path| path.is_available());
+            let on = on.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            report.good(&what, &format!("can run here, f32 ops on {on}"));
+        } else {
+            report
+                .good(&what, &format!("cannot run here: the CPU lacks {}", missing.join(" and ")));
+        }
     }
+}
+
+/// The kernels that a model would get, and why.
+fn chosen_kernels(settings: &Settings, dir: &ModelDir) -> Result<(Kernels, String)> {
+    let stored = dir.stored_dtype();
+    let kernels = device::kernels(settings, stored)?;
+    let why = match (settings.kernels, settings.dtype) {
+        (KernelChoice::Set(_) | KernelChoice::Exact(..), _) => "as kernels says".to_owned(),
+        (KernelChoice::Auto, DtypeChoice::F32) => "as dtype = f32 says".to_owned(),
+        (KernelChoice::Auto, DtypeChoice::Bf16) => {
+            "the best for bf16 here, as dtype = bf16 says".to_owned()
+        }
+        (KernelChoice::Auto, DtypeChoice::Auto) => {
+            format!("the best here for files in {}", tinsmith_backend_cpu::dtype_name(stored))
+        }
+    };
+    Ok((kernels, why))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -172,9 +207,18 @@ fn check_model(settings: &Settings, offer: &models::Offer, report: &mut Report) 
             );
         }
     };
+    let (kernels, why) = match chosen_kernels(settings, &dir) {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            let fix = "use --kernels auto and --dtype auto";
+            return report.problem(&what, &format!("{error:#}"), fix);
+        }
+    };
+    let (set, path) = (kernels.set().versioned(), kernels.path());
+    report.good(&what, &format!("kernel set {set}, f32 ops on {path}: {why}"));
     let limits = models::limits(settings, &dir);
-    // Packed in f32, and once more transposed when it is trained.
-    let weights = dir.parameters() as f64 * 8.0 / GIBIBYTE;
+    // Packed, and once more transposed when it is trained.
+    let weights = (dir.parameters() * 2) as f64 * kernels.set().weights().size() as f64 / GIBIBYTE;
     let cache = settings.kv_cache_bytes as f64 / GIBIBYTE;
     let found = format!(
         "{} with {:.1} M parameters, context {}: {:.2} GiB when trained, {:.2} GiB of cache",

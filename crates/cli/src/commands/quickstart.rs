@@ -44,6 +44,12 @@ pub(crate) struct Arguments {
     /// Decides the adapter's first values and the order of the examples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// What weights are kept in: auto, f32 or bf16.
+    #[arg(long)]
+    dtype: Option<String>,
+    /// auto, or a kernel set, NAME or NAME:PATH: f32, w16-avx2, bf16-avx512, bf16-amx, f32:portable, …
+    #[arg(long)]
+    kernels: Option<String>,
     /// What is logged: error, warn, info, debug.
     #[arg(long, default_value = "warn")]
     log: String,
@@ -91,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .prefix("tinsmith-quickstart-")
         .tempdir()
         .context("make a temporary directory")?;
-    let settings = settings(&model, folder.path(), &arguments.log)?;
+    let settings = settings(&model, folder.path(), arguments)?;
     logs::start(&settings.log, settings.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -106,13 +112,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn settings(model: &Path, data_dir: &Path, log: &str) -> Result<Settings> {
+fn settings(model: &Path, data_dir: &Path, arguments: &Arguments) -> Result<Settings> {
     let flags: Flags = vec![
         ("models", Some(format!("{MODEL}={}", model.display()))),
         ("host", Some("127.0.0.1".to_owned())),
         ("port", Some("0".to_owned())),
         ("data_dir", Some(data_dir.display().to_string())),
-        ("log", Some(log.to_owned())),
+        ("log", Some(arguments.log.clone())),
+        ("dtype", arguments.dtype.clone()),
+        ("kernels", arguments.kernels.clone()),
     ];
     Settings::new(&Values::load(&flags, None)?)
 }

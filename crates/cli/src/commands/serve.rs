@@ -29,10 +29,10 @@ pub(crate) struct Arguments {
     /// Where everything durable lives.
     #[arg(long)]
     data_dir: Option<String>,
-    /// auto or f32.
+    /// What weights are kept in: auto, f32 or bf16.
     #[arg(long)]
     dtype: Option<String>,
-    /// auto, or a kernel set with its path: f32:portable, f32:avx2, f32:avx512.
+    /// auto, or a kernel set, NAME or NAME:PATH: f32, w16-avx2, bf16-avx512, bf16-amx, f32:portable, …
     #[arg(long)]
     kernels: Option<String>,
     /// Threads that compute; 0: one for each physical core.

@@ -1,7 +1,7 @@
 //! `tinsmith version`.
 
 use anyhow::Result;
-use tinsmith_backend::Backend as _;
+use tinsmith_backend::Dtype;
 
 use crate::{
     config::{Settings, Values},
@@ -11,7 +11,12 @@ use crate::{
 
 pub(crate) fn run() -> Result<()> {
     let settings = Settings::new(&Values::load(&Vec::new(), None)?)?;
-    let device = device::open(&settings)?;
-    say(&format!("tinsmith {} ({})", env!("CARGO_PKG_VERSION"), device.kernel_set()));
+    let (floats, halves) =
+        (device::kernels(&settings, Dtype::F32)?, device::kernels(&settings, Dtype::Bf16)?);
+    let mut sets = floats.set().versioned().to_owned();
+    if halves.set() != floats.set() {
+        sets = format!("{sets}; {} for models in bf16", halves.set().versioned());
+    }
+    say(&format!("tinsmith {} ({sets})", env!("CARGO_PKG_VERSION")));
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! What a sequence computes never depends on what runs beside it: every comparison is of bits.
 
-use tinsmith_backend_cpu::{KernelChoice, Path};
+use tinsmith_backend_cpu::{KernelSet, Kernels};
 use tinsmith_engine::{Config, Parts, RunKey, SamplerKey, Stop, Work};
 
 use crate::tiny::{
     CpuEngine, SplitMix64, bits, config, datum, datums, engine, engine_on, forward,
-    forward_backward, job, run_all, run_one, sample, sampled, scored, spec, train_a_little,
+    forward_backward, job, kernel_sets, run_all, run_one, sample, sampled, scored, spec,
+    train_a_little,
 };
 
 const RUNS: u64 = 3;
@@ -70,11 +71,16 @@ fn samples_alone_equal_samples_among_strangers() {
 }
 
 #[test]
-fn every_path_of_the_kernel_set_draws_the_same() {
-    let expected = one_at_a_time(16);
-    for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
-        let mut engine = trained_on(engine_on(1, KernelChoice::Forced(path), config()));
-        assert_eq!(all_bits(&mut engine, jobs(16)), expected, "{path}");
+fn every_kernel_set_draws_the_same_on_all_its_paths() {
+    for set in KernelSet::ALL.into_iter().filter(|set| set.is_available()) {
+        let best = Kernels::best(set).unwrap();
+        let mut engine = trained_on(engine_on(1, best, config()));
+        let alone = jobs(16).into_iter().flat_map(|work| all_bits(&mut engine, vec![work]));
+        let expected = alone.collect::<Vec<_>>();
+        for kernels in kernel_sets().into_iter().filter(|kernels| kernels.set() == set) {
+            let mut engine = trained_on(engine_on(2, kernels, config()));
+            assert_eq!(all_bits(&mut engine, jobs(16)), expected, "{kernels}");
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
-use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, KernelChoice};
+pub(crate) use tinsmith_backend_cpu::Kernels;
+use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend};
 use tinsmith_engine::{
     AdamParams, Config, Datum, Decoder, Engine, Failure, LoraSpec, ModelDir, Output, RunKey,
     SampleJob, SampleOutput, SamplerKey, Stop, Ticket, Work,
@@ -154,12 +155,12 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// An engine on `threads` threads, with the fastest kernels.
+/// An engine on `threads` threads, with the fastest kernels of `f32`.
 pub(crate) fn engine(threads: usize, config: Config) -> CpuEngine {
-    engine_on(threads, KernelChoice::Auto, config)
+    engine_on(threads, Kernels::f32(), config)
 }
 
-pub(crate) fn engine_on(threads: usize, kernels: KernelChoice, config: Config) -> CpuEngine {
+pub(crate) fn engine_on(threads: usize, kernels: Kernels, config: Config) -> CpuEngine {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
     let model = ModelDir::open(dir.path()).unwrap();
@@ -167,6 +168,11 @@ pub(crate) fn engine_on(threads: usize, kernels: KernelChoice, config: Config) -
     let decoder = Decoder::load(&mut backend, &model).unwrap();
     let end_tokens = model.end_tokens().to_vec();
     Engine::new(backend, decoder, end_tokens, Some(Arc::new(tokenizer())), config).unwrap()
+}
+
+/// All kernel sets that this machine has, on all their paths.
+pub(crate) fn kernel_sets() -> Vec<Kernels> {
+    Kernels::available()
 }
 
 pub(crate) fn spec(rank: usize, seed: u64) -> LoraSpec {

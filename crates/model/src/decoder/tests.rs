@@ -32,11 +32,12 @@ macro_rules! on_every_backend {
         }
 
         mod cpu {
-            use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice, Path};
+            use tinsmith_backend_cpu::{Config, CpuBackend, KernelSet, Kernels, Path};
 
             $(#[test]
             fn $check() {
-                for kernels in [KernelChoice::Auto, KernelChoice::Forced(Path::Portable)] {
+                let portable = Kernels::new(KernelSet::F32, Path::Portable).unwrap();
+                for kernels in [Kernels::f32(), portable] {
                     for threads in [1, 2] {
                         let config = Config { threads, kernels };
                         super::$check(|| CpuBackend::new(config).unwrap());
@@ -75,12 +76,34 @@ fn logprobs_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
     }
 }
 
+/// Rounding to bf16 moves the logprobs of these small models by about a hundredth.
+#[test]
+fn logprobs_of_bf16_sets_are_near_those_of_pytorch() {
+    use tinsmith_backend_cpu::{Config, CpuBackend, KernelSet, Kernels};
+
+    let sets = KernelSet::ALL.into_iter().filter(|set| *set != KernelSet::F32);
+    for set in sets.filter(|set| set.is_available()) {
+        for case in CASES {
+            let kernels = Kernels::best(set).unwrap();
+            let mut b = CpuBackend::new(Config { threads: 2, kernels }).unwrap();
+            let golden = Golden::open(case);
+            let (decoder, adapter) = golden.load(&mut b);
+            let mut ragged = Ragged::default();
+            golden.sequences.iter().for_each(|sequence| ragged.push(sequence));
+            let expected = golden.sequences.iter().flat_map(|s| &s.logprobs).copied();
+            let found = ragged.forward(&mut b, &decoder, Some(&adapter));
+            let far = farthest(&found, &expected.collect::<Vec<_>>());
+            assert!(far < 0.1, "{case} with {set}: logprobs differ by {far}");
+        }
+    }
+}
+
 /// Beyond 2,048 tokens, with every scaled rotation: all on the CPU, one through the slow reference.
 #[test]
 fn logprobs_far_from_the_first_token_are_those_of_pytorch() {
-    use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice};
+    use tinsmith_backend_cpu::{Config, CpuBackend, Kernels};
 
-    let config = Config { threads: 2, kernels: KernelChoice::Auto };
+    let config = Config { threads: 2, kernels: Kernels::f32() };
     let mut b = CpuBackend::new(config).unwrap();
     let cases = CASES.iter().filter(|case| check_long(case, &mut b));
     assert_eq!(cases.count(), 4);
@@ -263,12 +286,12 @@ fn strangers_kernels_and_threads_change_no_bit_of_local_layers() {
 
 /// One sequence alone, and among 32 strangers in two orders: the same bits, with every kernel and thread count.
 fn check_company(case: &str) {
-    use tinsmith_backend_cpu::{Config, CpuBackend, KernelChoice, Path};
+    use tinsmith_backend_cpu::{Config, CpuBackend, KernelSet, Kernels};
 
     let golden = Golden::open(case);
     let sequence = &golden.sequences[0];
     let weights = vec![0.7; sequence.tokens.len()];
-    let run = |kernels: KernelChoice, threads: usize, before: usize, after: usize| {
+    let run = |kernels: Kernels, threads: usize, before: usize, after: usize| {
         let mut b = CpuBackend::new(Config { threads, kernels }).unwrap();
         let (decoder, adapter) = golden.load(&mut b);
         let mut ragged = Ragged::default();
@@ -291,12 +314,15 @@ fn check_company(case: &str) {
         decoder.forward_backward(&mut b, &mut workspace, &mut batch, &mut coefficients).unwrap();
         (logprobs, values(&mut b, decoder.config(), &gradient))
     };
-    let alone = run(KernelChoice::Auto, 1, 0, 0);
-    for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
-        assert_eq!(run(KernelChoice::Forced(path), 2, 0, 0), alone, "{path}");
-        assert_eq!(run(KernelChoice::Forced(path), 1, 20, 12), alone, "{path}");
+    for set in KernelSet::ALL.into_iter().filter(|set| set.is_available()) {
+        let best = Kernels::best(set).unwrap();
+        let alone = run(best, 1, 0, 0);
+        for kernels in Kernels::available().into_iter().filter(|kernels| kernels.set() == set) {
+            assert_eq!(run(kernels, 2, 0, 0), alone, "{kernels}");
+            assert_eq!(run(kernels, 1, 20, 12), alone, "{kernels}");
+        }
+        assert_eq!(run(best, 2, 3, 29), alone, "{best}");
     }
-    assert_eq!(run(KernelChoice::Auto, 2, 3, 29), alone);
 }
 
 /// The most likely token, drawn from picked rows, has the logprob that scoring gives it; rows of another

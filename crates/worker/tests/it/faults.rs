@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tinsmith_backend_cpu::{KernelSet, Kernels};
 use tinsmith_store::{Category, Outcome, Retrieved};
 
 use crate::{
@@ -136,6 +137,38 @@ async fn a_replay_that_gives_another_result_marks_the_run() {
     assert!(failure(&outcomes[0]).message.ends_with(reason));
     assert_eq!(world.record(0).await.corrupted.as_deref(), Some(reason));
     assert_done(&world.play(2, 0, &ops).await);
+}
+
+/// The numbers are others then, and nobody calls the run corrupted for it: not where it goes on, and not
+/// back on the first set, whose journal holds what the second computed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_goes_on_with_another_kernel_set_and_says_so() {
+    let Ok(other) = Kernels::best(KernelSet::W16Avx2) else {
+        println!("not run: this CPU has no other kernel set");
+        return;
+    };
+    for (config, ended_well) in configs().into_iter().zip([false, true, false]) {
+        let mut world = World::new(config).await;
+        let ops = [Op::Create, ForwardBackward(1), Step, ForwardBackward(2), Save("before")];
+        assert_done(&world.play(0, 0, &ops).await);
+        let first = world.kernels;
+        for (round, kernels) in [other, first, other].into_iter().enumerate() {
+            if ended_well {
+                world.stop().await
+            } else {
+                world.kill().await
+            }
+            world.kernels = kernels;
+            world.start().await;
+            assert_done(&world.play(0, 5 + 3 * round, &[Step, ForwardBackward(3), Step]).await);
+            let record = world.record(0).await;
+            assert_eq!(record.corrupted, None, "{kernels}");
+            let note = record.note.unwrap_or_default();
+            assert!(note.contains("without comparison") && note.contains("w16-avx2.1"), "{note}");
+        }
+        world.stop().await;
+        assert_eq!(world.stats.corrupted_runs, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
-use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, KernelChoice};
+use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, Kernels};
 use tinsmith_engine::{Config, Decoder, Engine, ModelDir};
 
 pub(crate) const VOCAB: usize = 32;
@@ -87,11 +87,15 @@ fn write(dir: &Path, other: bool) {
 }
 
 /// An engine on one thread.
-pub(crate) fn engine(other: bool, activation_bytes_max: usize) -> Engine<CpuBackend> {
+pub(crate) fn engine(
+    other: bool,
+    kernels: Kernels,
+    activation_bytes_max: usize,
+) -> Engine<CpuBackend> {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), other);
     let model = ModelDir::open(dir.path()).unwrap();
-    let cpu = CpuConfig { threads: 1, kernels: KernelChoice::Auto };
+    let cpu = CpuConfig { threads: 1, kernels };
     let mut backend = CpuBackend::new(cpu).unwrap();
     let decoder = Decoder::load(&mut backend, &model).unwrap();
     let config = Config {

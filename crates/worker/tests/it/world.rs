@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tinsmith_backend_cpu::CpuBackend;
+use tinsmith_backend_cpu::{CpuBackend, Kernels};
 use tinsmith_store::{
     Category, CheckpointKind, Config as StoreConfig, Failure, LoraRecord, NewRequest, NewRun,
     NewSample, NewSession, Outcome, RequestKind, Result, Retrieved, RunRecord, Store, Submitted,
@@ -52,6 +52,8 @@ pub(crate) struct World {
     pub(crate) config: Config,
     /// Of the nodes to be started.
     pub(crate) activation_bytes_max: usize,
+    /// Of the nodes to be started.
+    pub(crate) kernels: Kernels,
     pub(crate) tenant: TenantId,
     pub(crate) session: SessionId,
     /// Of the worker that was stopped last.
@@ -110,7 +112,7 @@ impl World {
             display_name: None,
         };
         let session = store.create_session(&tenant, new, None).await.unwrap().id;
-        let engine = model::engine(false, ACTIVATION_BYTES_MAX);
+        let engine = model::engine(false, Kernels::f32(), ACTIVATION_BYTES_MAX);
         let kernel_set = engine.kernel_set().to_owned();
         let model = Model { digest: DIGEST.to_owned(), engine };
         let worker = start(&config, &store, model);
@@ -118,6 +120,7 @@ impl World {
             dir,
             config,
             activation_bytes_max: ACTIVATION_BYTES_MAX,
+            kernels: Kernels::f32(),
             tenant,
             session,
             stats: Stats::default(),
@@ -152,7 +155,7 @@ impl World {
     /// Starts a node whose model says to have this digest; with `other`, one bit of it is another.
     pub(crate) async fn start_with(&mut self, digest: &str, other: bool) {
         let store = open(&self.dir).await;
-        let engine = model::engine(other, self.activation_bytes_max);
+        let engine = model::engine(other, self.kernels, self.activation_bytes_max);
         let model = Model { digest: digest.to_owned(), engine };
         let worker = start(&self.config, &store, model);
         self.node = Some(Node { store, worker });

@@ -50,7 +50,7 @@ pub(super) fn measure(
 impl Subject {
     fn open(settings: &Settings, name: &'static str, dir: &Path) -> Result<Self> {
         let files = ModelDir::open(dir).with_context(|| format!("open {}", dir.display()))?;
-        let mut device = device::open(settings)?;
+        let mut device = device::open(settings, files.stored_dtype())?;
         let decoder = Decoder::load(&mut device, &files).context("load the model")?;
         let limits = models::limits(settings, &files);
         let end_tokens = files.end_tokens().to_vec();
