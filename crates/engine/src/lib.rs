@@ -16,6 +16,7 @@ mod work;
 pub use config::Config;
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use loss::loss_inputs;
 pub use sample::SpillFile;
 pub use tinsmith_backend::Backend;
 pub use tinsmith_model::{

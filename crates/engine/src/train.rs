@@ -14,6 +14,8 @@ use tinsmith_backend::Backend;
 
 pub(crate) use check::check_ids;
 pub(crate) use run::Run;
+#[cfg(test)]
+pub(crate) use run::f32_of;
 
 use crate::{
     AdamParams, Config, Datum, Error, Failure, LoraSpec, Result, RunKey, Ticket, device::Device,
@@ -127,7 +129,7 @@ impl<B: Backend> Trainer<B> {
             positions_max: device.decoder.config().max_positions,
             tokens_max: tokens_max(device, config, run.adapter.spec().rank),
         };
-        check_datums(loss, &request.datums, &limits)?;
+        check_datums(loss, &options, &request.datums, &limits)?;
         check_room(config, queued)?;
         let job = ForwardJob::new(ticket, loss, options, request);
         run.queue.push_back(Job::Forward(job));
@@ -213,14 +215,15 @@ impl ForwardJob {
     /// What packing must know; datums beyond the first `tokens_max` tokens cannot be of interest.
     fn head<B: Backend>(&self, tokens_max: usize, run: &Run<B>) -> Head {
         let mut tokens = 0;
-        let lengths = self.datums[self.next..].iter().map(|datum| datum.tokens.len());
-        let lengths = lengths.take_while(|length| {
+        let per_row = self.datums[self.next].per_row;
+        // Datums with another number of candidates are of another kind, and wait for a step of their own.
+        let alike = self.datums[self.next..].iter().take_while(|datum| datum.per_row == per_row);
+        let lengths = alike.map(|datum| datum.tokens.len()).take_while(|length| {
             let before = tokens;
             tokens += length;
             before <= tokens_max
         });
-        let kind =
-            Kind { forward_only: self.forward_only, per_row: self.datums[self.next].per_row };
+        let kind = Kind { forward_only: self.forward_only, per_row };
         Head { lengths: lengths.collect(), kind, rank: run.adapter.spec().rank }
     }
 }

@@ -31,6 +31,9 @@ pub struct Config {
     pub datums_max: usize,
     /// Tokens in all datums of one `forward` or `forward_backward` request.
     pub datum_tokens_max: usize,
+    /// Values of `target_tokens` in all datums of one `forward` or `forward_backward` request; those that a
+    /// sparse tensor does not list count too, as they take memory.
+    pub datum_cells_max: usize,
     /// Continuations of one prompt.
     pub num_samples_max: u32,
     /// Stop strings or stop tokens of one sample.

@@ -4,6 +4,7 @@
 #[rustfmt::skip]
 #[expect(clippy::doc_markdown, reason = "comments that prost adds")]
 mod generated;
+pub mod layout;
 pub mod pack;
 
 pub use generated::*;

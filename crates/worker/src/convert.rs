@@ -10,8 +10,8 @@ use tinsmith_types::{
     model_input::{Chunk, ModelInput},
     proto::{
         self, Dtype,
+        layout::Layout,
         pack::{unpack_f32, unpack_i32, unpack_i64},
-        tensor::Encoding,
     },
 };
 
@@ -79,39 +79,52 @@ where
     values.iter().enumerate().map(id).collect()
 }
 
-/// A dense tensor of token ids.
+/// The token ids of a tensor, row after row; 0 where a sparse one lists none.
 pub(crate) fn token_ids(name: &str, tensor: &proto::Tensor) -> Result<Vec<u32>, String> {
-    let bytes = dense(name, tensor)?;
     if tensor.dtype() != Dtype::Int64 {
         return Err(format!("loss_fn_inputs.{name}: dtype must be int64"));
     }
-    ids(name, &unpack_i64(bytes).map_err(|error| format!("loss_fn_inputs.{name}: {error}"))?)
+    let place = |error| format!("loss_fn_inputs.{name}: {error}");
+    let stored = unpack_i64(tensor.stored()).map_err(place)?;
+    expand(name, tensor, ids(name, &stored)?, 0)
 }
 
-/// A dense tensor of numbers, rounded to f32.
+/// The numbers of a tensor, rounded to f32, row after row; 0 where a sparse one lists none.
 pub(crate) fn floats(name: &str, tensor: &proto::Tensor) -> Result<Vec<f32>, String> {
-    let bytes = dense(name, tensor)?;
     let place = |error| format!("loss_fn_inputs.{name}: {error}");
-    match tensor.dtype() {
-        Dtype::Float32 => unpack_f32(bytes).map_err(place),
+    let stored = match tensor.dtype() {
+        Dtype::Float32 => unpack_f32(tensor.stored()).map_err(place)?,
         #[expect(clippy::cast_precision_loss, reason = "whole numbers given for weights are small")]
         Dtype::Int64 => {
-            Ok(unpack_i64(bytes).map_err(place)?.into_iter().map(|value| value as f32).collect())
+            let whole = unpack_i64(tensor.stored()).map_err(place)?;
+            whole.into_iter().map(|value| value as f32).collect()
         }
         Dtype::Unspecified | Dtype::Int32 | Dtype::Bfloat16 => {
-            Err(format!("loss_fn_inputs.{name}: dtype must be float32 or int64"))
+            return Err(format!("loss_fn_inputs.{name}: dtype must be float32 or int64"));
         }
-    }
+    };
+    expand(name, tensor, stored, 0.0)
 }
 
-fn dense<'a>(name: &str, tensor: &'a proto::Tensor) -> Result<&'a Bytes, String> {
-    match &tensor.encoding {
-        Some(Encoding::Dense(bytes)) => Ok(bytes),
-        Some(Encoding::SparseCsr(_)) => Err(format!(
-            "loss_fn_inputs.{name}: sparse tensors are not supported yet, send it dense"
-        )),
-        None => Err(format!("loss_fn_inputs.{name}: has no data")),
+/// 1 where a sparse tensor lists a value, 0 elsewhere; `None` for a dense one.
+pub(crate) fn listed(tensor: &proto::Tensor) -> Option<Vec<f32>> {
+    let layout = tensor.layout().ok().filter(Layout::is_sparse)?;
+    Some(layout.expand(vec![1.0; layout.stored()], 0.0))
+}
+
+/// All values of a tensor whose size was checked at the door.
+fn expand<T: Copy>(
+    name: &str,
+    tensor: &proto::Tensor,
+    stored: Vec<T>,
+    elsewhere: T,
+) -> Result<Vec<T>, String> {
+    let layout = tensor.layout().map_err(|error| format!("loss_fn_inputs.{name}: {error}"))?;
+    if layout.stored() != stored.len() {
+        let (found, expected) = (stored.len(), layout.stored());
+        return Err(format!("loss_fn_inputs.{name}: has {found} values in place of {expected}"));
     }
+    Ok(layout.expand(stored, elsewhere))
 }
 
 /// Checkpoints' metadata is text; other JSON is kept as it is written.

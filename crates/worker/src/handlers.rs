@@ -73,15 +73,19 @@ fn act<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item) {
 pub(crate) fn result<B: Backend>(
     worker: &Worker<B>,
     id: &ModelId,
+    request: &QueuedRequest,
     output: Output,
 ) -> (Bytes, Option<Digest>) {
-    match output {
-        Output::ForwardBackward { logprobs, metrics } => {
-            forward_backward::result(&logprobs, metrics)
-        }
-        Output::OptimStep { metrics } => {
+    match (output, request) {
+        (
+            Output::ForwardBackward { logprobs, metrics },
+            QueuedRequest::Forward(request) | QueuedRequest::ForwardBackward(request),
+        ) => forward_backward::result(request, &logprobs, metrics),
+        (Output::OptimStep { metrics }, _) => {
             optim_step::result(metrics, worker.runs.get(id).map_or(0, |run| run.failed))
         }
-        output @ Output::Sample(_) => sample::result(output),
+        (output @ (Output::Sample(_) | Output::ForwardBackward { .. }), _) => {
+            sample::result(output)
+        }
     }
 }

@@ -379,7 +379,9 @@ impl<B: Backend> Worker<B> {
                 let result = match (corrupted, &item.purpose) {
                     // It was behind the replayed request that gave another result.
                     (Some(reason), Purpose::Live(_)) => Err(corrupted_failure(&reason)),
-                    (_, _) => outcome.map(|output| handlers::result(self, &id, output)),
+                    (_, _) => {
+                        outcome.map(|output| handlers::result(self, &id, &item.request, output))
+                    }
                 };
                 self.settle(&id, &item, result);
             }

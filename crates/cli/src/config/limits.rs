@@ -42,6 +42,7 @@ pub(crate) fn server(settings: &Settings, connections_max: usize) -> tinsmith_se
         lora_rank_max: settings.lora_rank_max,
         datums_max: 100_000,
         datum_tokens_max: 4_000_000,
+        datum_cells_max: 16 << 20,
         num_samples_max: 1024,
         stops_max: 64,
         page_entries_max: 1000,

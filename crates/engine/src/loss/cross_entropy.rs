@@ -1,12 +1,13 @@
 //! `−Σ weight · logprob`. Weights may be negative: client-side losses send their gradients so.
 
-use super::{Input, Loss, Metric, Reduction, Term};
+use super::{Fill, Input, Loss, Metric, Reduction, Term};
 
 pub(crate) const CROSS_ENTROPY: Loss = Loss {
     name: "cross_entropy",
-    inputs: &[Input { name: "weights", default: Some(1.0) }],
+    inputs: &[Input { name: "weights", fill: Fill::Value(1.0) }],
     options: &[],
     candidates: true,
+    problem: |_| None,
     surrogate: |logprob, term| -weight(term) * logprob,
     coefficient: |term| -weight(term),
     metrics: &[

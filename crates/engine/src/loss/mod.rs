@@ -3,16 +3,26 @@
 //! A loss is a sum over tokens of a function of the token's logprob; all arithmetic is f64. To add one:
 //! a file beside this that holds a [`Loss`], and a line in [`LOSSES`]. A test differentiates every one.
 
+mod cispo;
 mod cross_entropy;
+mod dro;
+mod exp;
 mod importance_sampling;
+mod policy;
+mod ppo;
 
 use std::collections::BTreeMap;
 
 use crate::{Datum, Error, Result};
 
 /// Every loss.
-pub(crate) const LOSSES: &[&Loss] =
-    &[&cross_entropy::CROSS_ENTROPY, &importance_sampling::IMPORTANCE_SAMPLING];
+pub(crate) const LOSSES: &[&Loss] = &[
+    &cross_entropy::CROSS_ENTROPY,
+    &importance_sampling::IMPORTANCE_SAMPLING,
+    &ppo::PPO,
+    &cispo::CISPO,
+    &dro::DRO,
+];
 
 /// One loss: what it reads, and its term for one token.
 #[derive(Debug)]
@@ -24,6 +34,8 @@ pub(crate) struct Loss {
     pub(crate) options: &'static [Constant],
     /// Whether a row may have several candidates.
     pub(crate) candidates: bool,
+    /// What is wrong with one token's inputs and constants; its logprob is not known yet.
+    pub(crate) problem: fn(term: &Term<'_>) -> Option<String>,
     /// The term as a function whose derivative is the gradient: what a loss holds constant there (a ratio
     /// that only weighs, say) is computed from `term.logprob`, and what it differentiates from `logprob`.
     pub(crate) surrogate: fn(logprob: f64, term: &Term<'_>) -> f64,
@@ -37,8 +49,19 @@ pub(crate) struct Loss {
 #[derive(Debug)]
 pub(crate) struct Input {
     pub(crate) name: &'static str,
-    /// Taken where a datum does not have it; `None` refuses such a datum.
-    pub(crate) default: Option<f32>,
+    /// What stands in where a datum does not have it.
+    pub(crate) fill: Fill,
+}
+
+/// What stands in for an input that a datum does not have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fill {
+    /// Nothing: such a datum is refused.
+    Required,
+    /// This number.
+    Value(f64),
+    /// The loss's constant of this place.
+    Constant(usize),
 }
 
 /// A constant of a loss.
@@ -53,7 +76,6 @@ pub(crate) struct Constant {
 pub(crate) struct Term<'a> {
     pub(crate) logprob: f64,
     pub(crate) inputs: &'a [f64],
-    #[expect(dead_code, reason = "the losses here so far have no constants")]
     pub(crate) options: &'a [f64],
 }
 
@@ -72,6 +94,14 @@ pub(crate) struct Metric {
 pub(crate) enum Reduction {
     Sum,
     Max,
+}
+
+/// The names of the values that a loss reads of a datum, beside its targets.
+///
+/// # Errors
+/// A loss that is not known.
+pub fn loss_inputs(loss: &str) -> Result<impl Iterator<Item = &'static str>> {
+    Ok(Loss::find(loss)?.inputs.iter().map(|input| input.name))
 }
 
 impl Loss {
@@ -114,11 +144,21 @@ impl Loss {
     }
 
     /// Writes the inputs of one token.
-    pub(crate) fn fill(&self, columns: &[Option<&[f32]>], index: usize, inputs: &mut Vec<f64>) {
+    pub(crate) fn fill(
+        &self,
+        columns: &[Option<&[f32]>],
+        index: usize,
+        options: &[f64],
+        inputs: &mut Vec<f64>,
+    ) {
         inputs.clear();
         for (input, column) in self.inputs.iter().zip(columns) {
-            let value = column.map(|column| column[index]).or(input.default);
-            inputs.push(f64::from(value.expect("required inputs were checked at submission")));
+            inputs.push(match (column, input.fill) {
+                (Some(column), _) => f64::from(column[index]),
+                (None, Fill::Value(value)) => value,
+                (None, Fill::Constant(place)) => options[place],
+                (None, Fill::Required) => unreachable!("datums without it were refused"),
+            });
         }
     }
 }
@@ -163,58 +203,4 @@ impl Totals {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Central differences of the surrogate, over every loss and a grid of inputs.
-    #[test]
-    fn coefficients_are_the_derivatives_of_the_surrogates() {
-        const STEP: f64 = 1e-5;
-        const TOLERANCE: f64 = 1e-6;
-        let grid = [-3.0, -1.25, -0.125, 0.0, 0.5, 2.0];
-        for loss in LOSSES {
-            let options: Vec<f64> = loss.options.iter().map(|option| option.default).collect();
-            for &logprob in &[-6.0, -1.5, -0.01] {
-                for case in 0..grid.len().pow(u32::try_from(loss.inputs.len()).unwrap()) {
-                    let pick = |place: u32| grid[case / grid.len().pow(place) % grid.len()];
-                    let places = 0..u32::try_from(loss.inputs.len()).unwrap();
-                    let inputs: Vec<f64> = places.map(pick).collect();
-                    let term = Term { logprob, inputs: &inputs, options: &options };
-                    let up = (loss.surrogate)(logprob + STEP, &term);
-                    let down = (loss.surrogate)(logprob - STEP, &term);
-                    let numeric = (up - down) / (2.0 * STEP);
-                    let exact = (loss.coefficient)(&term);
-                    let error = (numeric - exact).abs() / exact.abs().max(1.0);
-                    assert!(error < TOLERANCE, "{}: {term:?}: {numeric} {exact}", loss.name);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn unknown_names_list_the_known_ones() {
-        let message = Loss::find("cross_entropie").unwrap_err().to_string();
-        let expected = "unknown loss \"cross_entropie\"; the known ones are cross_entropy, importance_sampling";
-        assert_eq!(message, expected);
-        let config = BTreeMap::from([("beta".to_owned(), 0.5)]);
-        let message =
-            Loss::find("cross_entropy").unwrap().read_options(&config).unwrap_err().to_string();
-        assert_eq!(message, "loss_fn_config: cross_entropy does not take \"beta\" (it takes none)");
-    }
-
-    #[test]
-    fn totals_reduce_by_name() {
-        let loss = Loss::find("importance_sampling").unwrap();
-        let mut totals = Totals::new(loss);
-        for (logprob, q, advantage) in [(-1.0, -1.0, 2.0), (-0.5, -1.0, -1.0), (-9.0, -1.0, 0.0)] {
-            let inputs = [q, advantage];
-            let term = Term { logprob, inputs: &inputs, options: &[] };
-            totals.add(loss.value(&term), &term);
-        }
-        let metrics = totals.metrics();
-        assert_eq!(metrics["loss:sum"], -2.0 + 0.5f64.exp());
-        assert_eq!(metrics["tokens:sum"], 2.0);
-        assert_eq!(metrics["ratio:max"], 0.5f64.exp());
-        assert_eq!(metrics["kl_sampler_learner:sum"], -0.5);
-    }
-}
+mod tests;

@@ -1,6 +1,9 @@
 //! What training work must look like before it is queued.
 
-use crate::{Datum, Error, Result, loss::Loss};
+use crate::{
+    Datum, Error, Result,
+    loss::{Fill, Loss, Term},
+};
 
 /// What a datum may be.
 #[derive(Clone, Copy, Debug)]
@@ -13,20 +16,32 @@ pub(crate) struct Limits {
 }
 
 /// Refuses datums that cannot be computed, and names the place.
-pub(crate) fn check_datums(loss: &Loss, datums: &[Datum], limits: &Limits) -> Result<()> {
-    let Some(first) = datums.first() else {
+pub(crate) fn check_datums(
+    loss: &Loss,
+    options: &[f64],
+    datums: &[Datum],
+    limits: &Limits,
+) -> Result<()> {
+    if datums.is_empty() {
         return Err(Error::user("the data is empty; give at least one datum"));
-    };
+    }
     for (index, datum) in datums.iter().enumerate() {
         check_datum(loss, datum, limits)
+            .and_then(|()| check_terms(loss, options, datum))
             .map_err(|problem| Error::user(format!("datum {index}: {problem}")))?;
-        if datum.per_row != first.per_row {
-            let message = format!(
-                "datum {index}: target_tokens has {} candidates a token and datum 0 has {}; \
-                 give all datums of a request the same number",
-                datum.per_row, first.per_row
-            );
-            return Err(Error::user(message));
+    }
+    Ok(())
+}
+
+/// Refuses numbers that do not go together, token by token.
+fn check_terms(loss: &Loss, options: &[f64], datum: &Datum) -> Result<(), String> {
+    let columns = loss.columns(datum);
+    let mut inputs = Vec::new();
+    for index in 0..datum.targets.len() {
+        loss.fill(&columns, index, options, &mut inputs);
+        let term = Term { logprob: 0.0, inputs: &inputs, options };
+        if let Some(problem) = (loss.problem)(&term) {
+            return Err(format!("token {}: {problem}", index / datum.per_row));
         }
     }
     Ok(())
@@ -60,7 +75,7 @@ fn check_datum(loss: &Loss, datum: &Datum, limits: &Limits) -> Result<(), String
                     return Err(format!("{}[{at}] = {} is not finite", input.name, values[at]));
                 }
             }
-            None if input.default.is_some() => {}
+            None if input.fill != Fill::Required => {}
             None => return Err(format!("{} needs {:?} in loss_fn_inputs", loss.name, input.name)),
         }
     }
@@ -104,7 +119,8 @@ mod tests {
 
     fn check(loss: &str, datum: &Datum, expected: &str) {
         let loss = Loss::find(loss).unwrap();
-        let message = match check_datums(loss, std::slice::from_ref(datum), &LIMITS) {
+        let options: Vec<f64> = loss.options.iter().map(|option| option.default).collect();
+        let message = match check_datums(loss, &options, std::slice::from_ref(datum), &LIMITS) {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -153,5 +169,26 @@ mod tests {
             &Datum { per_row: 2, targets: vec![0; 6], ..good.clone() },
             "datum 0: importance_sampling takes one target a token, not 2",
         );
+    }
+
+    #[test]
+    fn bounds_are_compared_token_by_token() {
+        let mut datum = datum(3);
+        for (name, values) in [
+            ("logprobs", [-1.0; 3]),
+            ("advantages", [1.0; 3]),
+            ("clip_low_threshold", [0.5, 1.2, 1.25]),
+        ] {
+            datum.values.insert(name.to_owned(), values.to_vec());
+        }
+        check("cispo", &datum, "ok");
+        check(
+            "ppo",
+            &datum,
+            "datum 0: token 1: clip_low_threshold = 1.2000000476837158 is above \
+             clip_high_threshold = 1.2",
+        );
+        datum.values.insert("clip_high_threshold".to_owned(), vec![1.25; 3]);
+        check("ppo", &datum, "ok");
     }
 }

@@ -85,7 +85,8 @@ fn coefficient(
 ) -> f32 {
     let row = cell / per_row;
     let datum = &datums[datums.partition_point(|datum| datum.rows.end <= row)];
-    datum.loss.fill(&datum.columns, cell - datum.rows.start * per_row, inputs);
+    let index = cell - datum.rows.start * per_row;
+    datum.loss.fill(&datum.columns, index, datum.options, inputs);
     let term = Term { logprob: f64::from(logprob), inputs, options: datum.options };
     let coefficient = f32_of((datum.loss.coefficient)(&term));
     if coefficient.is_finite() { coefficient } else { 0.0 }

@@ -87,7 +87,7 @@ impl ForwardJob {
             logprobs = rest;
             let columns = self.loss.columns(datum);
             for (index, &logprob) in own.iter().enumerate() {
-                self.loss.fill(&columns, index, &mut inputs);
+                self.loss.fill(&columns, index, &self.options, &mut inputs);
                 let logprob = f64::from(logprob);
                 let term = Term { logprob, inputs: &inputs, options: &self.options };
                 let value = self.loss.value(&term);

@@ -1,5 +1,8 @@
 //! What a sequence computes never depends on what runs beside it: every comparison is of bits.
 
+mod plan;
+mod random;
+
 use tinsmith_backend_cpu::{KernelSet, Kernels};
 use tinsmith_engine::{Config, Parts, RunKey, SamplerKey, Stop, Work};
 

@@ -4,6 +4,7 @@
 
 mod cache;
 mod invariance;
+mod losses;
 mod optimizer;
 mod refusals;
 mod sampling;

@@ -113,7 +113,7 @@ fn training_work() {
     check(
         &mut engine,
         works(vec![good.clone()], "ppo2"),
-        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling",
+        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling, ppo, cispo, dro",
     );
     check(
         &mut engine,
@@ -123,12 +123,11 @@ fn training_work() {
         ),
         "datum 1: target_tokens[1] = 64 is outside the vocabulary of 64 tokens",
     );
-    let two = Datum { targets: vec![1; 6], per_row: 2, ..good.clone() };
+    let two = Datum { targets: vec![1; 6], per_row: 2, ..good };
     check(
         &mut engine,
-        works(vec![good, two], "cross_entropy"),
-        "datum 1: target_tokens has 2 candidates a token and datum 0 has 1; give all datums of a \
-         request the same number",
+        works(vec![two], "importance_sampling"),
+        "datum 0: importance_sampling takes one target a token, not 2",
     );
     let params = tinsmith_engine::AdamParams { beta1: -0.1, ..adam(0.1) };
     check(

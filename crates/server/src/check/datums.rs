@@ -2,9 +2,10 @@
 
 use tinsmith_types::{
     proto::{
-        Chunk, Datum, Dtype, ForwardBackwardRequest, Tensor, chunk, loss_config_value,
+        Chunk, Datum, Dtype, ForwardBackwardRequest, Tensor, chunk,
+        layout::Layout,
+        loss_config_value,
         pack::{unpack_f32, unpack_i32, unpack_i64},
-        tensor::Encoding,
     },
     training::LossConfigValue,
 };
@@ -22,34 +23,75 @@ pub(crate) struct Limits {
     pub(crate) datums_max: usize,
     /// Tokens of a batch.
     pub(crate) tokens_max: usize,
+    /// Values of `target_tokens` of a batch, those that a sparse tensor does not list included.
+    pub(crate) cells_max: usize,
 }
 
-/// A loss, and the arrays that it reads besides `target_tokens`, one number a token each.
+/// A loss, and the arrays that it reads besides `target_tokens`, each of its shape.
 struct Loss {
     name: &'static str,
     required: &'static [&'static str],
     optional: &'static [&'static str],
+    /// What `loss_fn_config` may set; all numbers.
+    settings: &'static [&'static str],
+    /// Whether `target_tokens` may have several candidates a token.
+    candidates: bool,
 }
 
+/// What the losses on sampled tokens read.
+const SAMPLED: &[&str] = &["logprobs", "advantages"];
+/// Bounds of a ratio: settings, and arrays in their place.
+const BOUNDS: &[&str] = &["clip_low_threshold", "clip_high_threshold"];
+
 /// The losses that this server has.
-const LOSSES: [Loss; 2] = [
-    Loss { name: "cross_entropy", required: &[], optional: &["weights"] },
-    Loss { name: "importance_sampling", required: &["logprobs", "advantages"], optional: &[] },
+const LOSSES: [Loss; 5] = [
+    Loss {
+        name: "cross_entropy",
+        required: &[],
+        optional: &["weights"],
+        settings: &[],
+        candidates: true,
+    },
+    Loss {
+        name: "importance_sampling",
+        required: SAMPLED,
+        optional: &[],
+        settings: &[],
+        candidates: false,
+    },
+    Loss { name: "ppo", required: SAMPLED, optional: BOUNDS, settings: BOUNDS, candidates: false },
+    Loss {
+        name: "cispo",
+        required: SAMPLED,
+        optional: BOUNDS,
+        settings: BOUNDS,
+        candidates: false,
+    },
+    Loss { name: "dro", required: SAMPLED, optional: &[], settings: &["beta"], candidates: false },
 ];
 
 /// Checks a whole request; the fault names its place.
 pub(crate) fn batch(limits: &Limits, request: &ForwardBackwardRequest) -> Result<(), Fault> {
     let loss = loss(&request.loss_fn)?;
-    settings(request)?;
+    settings(loss, request)?;
     ensure(!request.data.is_empty(), || "data is empty".to_owned())?;
     ensure(request.data.len() <= limits.datums_max, || {
         format!("data has {} datums; at most {} are taken", request.data.len(), limits.datums_max)
     })?;
-    let mut tokens = 0;
+    let (mut tokens, mut cells) = (0_usize, 0_usize);
     for (index, each) in request.data.iter().enumerate() {
-        tokens += datum(limits, loss, &format!("data[{index}]"), each)?;
+        let shape = datum(limits, loss, &format!("data[{index}]"), each)?;
+        tokens += shape.tokens;
         ensure(tokens <= limits.tokens_max, || {
             format!("data has more than {} tokens in all", limits.tokens_max)
+        })?;
+        cells = cells.saturating_add(shape.tokens.saturating_mul(shape.candidates));
+        ensure(cells <= limits.cells_max, || {
+            format!(
+                "data[{index}].loss_fn_inputs.target_tokens: the data has more than {} target_tokens \
+                 in all, those that sparse tensors do not list included; send it in parts",
+                limits.cells_max
+            )
         })?;
     }
     Ok(())
@@ -62,11 +104,32 @@ fn loss(name: &str) -> Result<&'static Loss, Fault> {
     })
 }
 
-fn settings(request: &ForwardBackwardRequest) -> Result<(), Fault> {
-    for (key, value) in request.loss_config() {
-        if let LossConfigValue::Number(number) = value {
-            ensure(number.is_finite(), || format!("loss_fn_config.{key} is {number}"))?;
+fn settings(loss: &Loss, request: &ForwardBackwardRequest) -> Result<(), Fault> {
+    let config = request.loss_config();
+    for (key, value) in &config {
+        ensure(loss.settings.contains(&key.as_str()), || {
+            let known = if loss.settings.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("known: {}", loss.settings.join(", "))
+            };
+            format!("loss_fn_config.{key} is no setting of {}; {known}", loss.name)
+        })?;
+        match value {
+            LossConfigValue::Number(number) => {
+                ensure(number.is_finite(), || format!("loss_fn_config.{key} is {number}"))?;
+            }
+            LossConfigValue::Text(text) => {
+                return Err(Fault(format!("loss_fn_config.{key} is {text:?}, not a number")));
+            }
         }
+    }
+    if let [Some(LossConfigValue::Number(low)), Some(LossConfigValue::Number(high))] =
+        [BOUNDS[0], BOUNDS[1]].map(|key| config.get(key))
+    {
+        ensure(low <= high, || {
+            format!("loss_fn_config.{} is {low}, above {}, which is {high}", BOUNDS[0], BOUNDS[1])
+        })?;
     }
     // Numbers stand in both maps, and the second one is read: they must not differ.
     for (key, number) in &request.loss_fn_config {
@@ -81,22 +144,30 @@ fn settings(request: &ForwardBackwardRequest) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Checks one datum and returns its tokens.
-fn datum(limits: &Limits, loss: &Loss, place: &str, datum: &Datum) -> Result<usize, Fault> {
-    let length = model_input(limits, place, &datum.model_input)?;
-    targets(limits, place, datum, length)?;
+/// The extents of a datum's arrays.
+#[derive(Clone, Copy)]
+struct Extents {
+    tokens: usize,
+    /// Of each token.
+    candidates: usize,
+}
+
+/// Checks one datum and returns its extents.
+fn datum(limits: &Limits, loss: &Loss, place: &str, datum: &Datum) -> Result<Extents, Fault> {
+    let tokens = model_input(limits, place, &datum.model_input)?;
+    let shape = Extents { tokens, candidates: targets(limits, loss, place, datum, tokens)? };
     for name in loss.required {
         let tensor = datum.loss_fn_inputs.get(*name).ok_or_else(|| {
             Fault(format!("{place}.loss_fn_inputs.{name} is missing; {} needs it", loss.name))
         })?;
-        numbers(&format!("{place}.loss_fn_inputs.{name}"), tensor, length)?;
+        numbers(&format!("{place}.loss_fn_inputs.{name}"), tensor, shape)?;
     }
     for name in loss.optional {
         if let Some(tensor) = datum.loss_fn_inputs.get(*name) {
-            numbers(&format!("{place}.loss_fn_inputs.{name}"), tensor, length)?;
+            numbers(&format!("{place}.loss_fn_inputs.{name}"), tensor, shape)?;
         }
     }
-    Ok(length)
+    Ok(shape)
 }
 
 fn model_input(limits: &Limits, place: &str, chunks: &[Chunk]) -> Result<usize, Fault> {
@@ -126,30 +197,59 @@ fn model_input(limits: &Limits, place: &str, chunks: &[Chunk]) -> Result<usize, 
     Ok(length)
 }
 
-fn targets(limits: &Limits, place: &str, datum: &Datum, length: usize) -> Result<(), Fault> {
+/// Checks the targets of a datum of `tokens` tokens and returns the number of candidates a token.
+fn targets(
+    limits: &Limits,
+    loss: &Loss,
+    place: &str,
+    datum: &Datum,
+    tokens: usize,
+) -> Result<usize, Fault> {
     let place = format!("{place}.loss_fn_inputs.target_tokens");
     let tensor = datum
         .loss_fn_inputs
         .get("target_tokens")
         .ok_or_else(|| Fault(format!("{place} is missing")))?;
-    let bytes = dense(&place, tensor, length)?;
+    let candidates = match extents(&tensor.shape).as_deref() {
+        Some([rows]) if *rows == tokens => 1,
+        Some([rows, candidates]) if *rows == tokens && *candidates > 0 && loss.candidates => {
+            *candidates
+        }
+        Some(_) | None => {
+            let or = if loss.candidates { format!(" or [{tokens}, K]") } else { String::new() };
+            return Err(shape(&place, tensor, tokens, &format!("[{tokens}]{or}")));
+        }
+    };
+    let layout = layout(&place, tensor)?;
     ensure(tensor.dtype() == Dtype::Int64, || format!("{place} has another dtype than int64"))?;
-    let ids = unpack_i64(bytes).map_err(|error| at(&place, &error))?;
-    ensure(ids.len() == length, || values_missing(&place, ids.len(), length))?;
-    tokens(limits.vocab_size, &place, ids.iter().copied())
+    let ids = unpack_i64(tensor.stored()).map_err(|error| at(&place, &error))?;
+    ensure(ids.len() == layout.stored(), || values_missing(&place, ids.len(), &layout))?;
+    self::tokens(limits.vocab_size, &place, ids.iter().copied())?;
+    Ok(candidates)
 }
 
-/// Checks an array of one number a token; whole numbers will do where they are the same in f32.
-fn numbers(place: &str, tensor: &Tensor, length: usize) -> Result<(), Fault> {
-    let bytes = dense(place, tensor, length)?;
+/// Checks an array of one number a target; whole numbers will do where they are the same in f32.
+fn numbers(place: &str, tensor: &Tensor, target: Extents) -> Result<(), Fault> {
+    let Extents { tokens, candidates } = target;
+    // One candidate a token may be said in either way.
+    let fits = match extents(&tensor.shape).as_deref() {
+        Some([rows]) => *rows == tokens && candidates == 1,
+        Some([rows, columns]) => *rows == tokens && *columns == candidates,
+        Some(_) | None => false,
+    };
+    if !fits {
+        let columns = if candidates == 1 { String::new() } else { format!(", {candidates}") };
+        return Err(shape(place, tensor, tokens, &format!("[{tokens}{columns}]")));
+    }
+    let layout = layout(place, tensor)?;
     let (found, wrong) = match tensor.dtype() {
         Dtype::Float32 => {
-            let values = unpack_f32(bytes).map_err(|error| at(place, &error))?;
+            let values = unpack_f32(tensor.stored()).map_err(|error| at(place, &error))?;
             let wrong = values.iter().position(|value| !value.is_finite());
             (values.len(), wrong.map(|index| format!("{place}[{index}] is {}", values[index])))
         }
         Dtype::Int64 => {
-            let values = unpack_i64(bytes).map_err(|error| at(place, &error))?;
+            let values = unpack_i64(tensor.stored()).map_err(|error| at(place, &error))?;
             let wrong = values.iter().position(|value| value.unsigned_abs() > F32_WHOLE_MAX);
             let message = |index: usize| {
                 format!("{place}[{index}] is {}, too large to be exact in float32", values[index])
@@ -160,31 +260,29 @@ fn numbers(place: &str, tensor: &Tensor, length: usize) -> Result<(), Fault> {
             return Err(Fault(format!("{place} has another dtype than float32 or int64")));
         }
     };
-    ensure(found == length, || values_missing(place, found, length))?;
+    ensure(found == layout.stored(), || values_missing(place, found, &layout))?;
     wrong.map_or(Ok(()), |message| Err(Fault(message)))
 }
 
 /// All whole numbers up to this are the same in f32.
 const F32_WHOLE_MAX: u64 = 1 << f32::MANTISSA_DIGITS;
 
-/// The bytes of a dense array of one value a token.
-fn dense<'a>(place: &str, tensor: &'a Tensor, length: usize) -> Result<&'a [u8], Fault> {
-    let bytes = match &tensor.encoding {
-        Some(Encoding::Dense(bytes)) => bytes,
-        Some(Encoding::SparseCsr(_)) => {
-            return Err(Fault(format!("{place} is sparse; this server takes one value a token")));
-        }
-        None => return Err(Fault(format!("{place} has no data"))),
-    };
-    let expected = i64::try_from(length).unwrap_or(i64::MAX);
-    ensure(tensor.shape == [expected], || {
-        format!(
-            "{place} has the shape {:?}; expected is [{length}], as the datum's model_input has \
-             {length} tokens",
-            tensor.shape
-        )
-    })?;
-    Ok(bytes)
+fn extents(shape: &[i64]) -> Option<Vec<usize>> {
+    shape.iter().map(|extent| usize::try_from(*extent).ok()).collect()
+}
+
+fn shape(place: &str, tensor: &Tensor, tokens: usize, expected: &str) -> Fault {
+    Fault(format!(
+        "{place} has the shape {:?}; expected is {expected}, as the datum's model_input has {tokens} \
+         tokens",
+        tensor.shape
+    ))
+}
+
+/// Where the values lie; there must be some, or a sparse tensor that lists none.
+fn layout(place: &str, tensor: &Tensor) -> Result<Layout, Fault> {
+    ensure(tensor.encoding.is_some(), || format!("{place} has no data"))?;
+    tensor.layout().map_err(|error| at(place, &error))
 }
 
 /// Checks that all ids are in the vocabulary.
@@ -202,8 +300,12 @@ pub(crate) fn tokens(
     }
 }
 
-fn values_missing(place: &str, found: usize, length: usize) -> String {
-    format!("{place} has {found} values; its shape says {length}")
+fn values_missing(place: &str, found: usize, layout: &Layout) -> String {
+    let stored = layout.stored();
+    if layout.is_sparse() {
+        return format!("{place} has {found} values for {stored} sparse_col_indices");
+    }
+    format!("{place} has {found} values; its shape says {stored}")
 }
 
 fn at(place: &str, error: &tinsmith_types::Error) -> Fault {

@@ -201,6 +201,7 @@ async fn submit_batch(
         context: model.training_context,
         datums_max: app.config.datums_max,
         tokens_max: app.config.datum_tokens_max,
+        cells_max: app.config.datum_cells_max,
     };
     let size = request.encoded_len();
     let admission = off_thread(size, move || {

@@ -61,6 +61,7 @@ pub(crate) fn config() -> Config {
         lora_rank_max: 64,
         datums_max: 1024,
         datum_tokens_max: 100_000,
+        datum_cells_max: 1000,
         num_samples_max: 64,
         stops_max: 16,
         page_entries_max: 1000,

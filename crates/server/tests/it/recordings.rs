@@ -64,15 +64,10 @@ async fn recordings_of_0_38_0_are_answered_alike() {
     create_lora_training_client_dimuon: get_info 404 {"code":"not_found","detail":"run 00000000-0000-4000-8000-000000000001:train:2 not found"}
     create_training_client_from_state_full: load_weights 400 {"code":"invalid_load","detail":"weights_access_token is not supported by this server; publish the checkpoint instead"}
     create_training_client_from_state_full: get_info 404 {"code":"not_found","detail":"run 00000000-0000-4000-8000-000000000001:train:5 not found"}
-    forward_backward.cispo: retrieve_future 200 {"category":"user","error":"loss_fn \"cispo\" is unknown; known: cross_entropy, importance_sampling"}
-    forward_backward.dense_2d: retrieve_future 200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens has the shape [4, 2]; expected is [4], as the datum's model_input has 4 tokens"}
     forward_backward.dmel: retrieve_future 200 {"category":"user","error":"data[0].model_input.chunks[1] is audio; this server's models read text only"}
-    forward_backward.dro: retrieve_future 200 {"category":"user","error":"loss_fn \"dro\" is unknown; known: cross_entropy, importance_sampling"}
-    forward_backward.gspo: retrieve_future 200 {"category":"user","error":"loss_fn \"gspo\" is unknown; known: cross_entropy, importance_sampling"}
+    forward_backward.gspo: retrieve_future 200 {"category":"user","error":"loss_fn \"gspo\" is unknown; known: cross_entropy, importance_sampling, ppo, cispo, dro"}
     forward_backward.image: retrieve_future 200 {"category":"user","error":"data[0].model_input.chunks[1] is an image; this server's models read text only"}
-    forward_backward.ppo: retrieve_future 200 {"category":"user","error":"loss_fn \"ppo\" is unknown; known: cross_entropy, importance_sampling"}
-    forward_backward.sparse_csr: retrieve_future 200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens is sparse; this server takes one value a token"}
-    forward_backward.stable_reinforce: retrieve_future 200 {"category":"user","error":"loss_fn \"stable_reinforce\" is unknown; known: cross_entropy, importance_sampling"}
+    forward_backward.stable_reinforce: retrieve_future 200 {"category":"user","error":"loss_fn \"stable_reinforce\" is unknown; known: cross_entropy, importance_sampling, ppo, cispo, dro"}
     optim_step_dimuon: optim_step 404 {"code":"not_found","detail":"run 00000000-0000-4000-8000-000000000001:train:2 not found"}
     rest.assign_session_project: sessions/session-a/project 404 {"code":"no_such_endpoint","detail":"no such endpoint: /api/v1/sessions/00000000-0000-4000-8000-000000000001/project; GET / lists all"}
     rest.copy_weights: copy_weights 404 {"code":"no_such_endpoint","detail":"no such endpoint: /api/v1/copy_weights; GET / lists all"}

@@ -12,7 +12,7 @@ use tinsmith_store::{
 use tinsmith_types::{
     ids::{ModelId, SamplingSessionId, SeqId},
     path,
-    proto::{self, Dtype, pack},
+    proto::{self, pack},
     queued::QueuedRequest,
 };
 
@@ -93,27 +93,13 @@ fn sample(num_samples: u32) -> Bytes {
 }
 
 fn forward_backward(request: &proto::ForwardBackwardRequest) -> Bytes {
-    let mut logprobs = Vec::new();
-    let mut offsets = vec![0];
-    for datum in &request.data {
-        let length = datum.loss_fn_inputs["target_tokens"].shape[0];
-        logprobs.extend((0..length).map(|_| -0.5_f32));
-        offsets.push(i64::try_from(logprobs.len() * 4).unwrap());
-    }
-    let batch = proto::BatchedTensor {
-        data: pack::pack_f32(&logprobs),
-        offsets: pack::pack_i64(&offsets),
-        dtype: Dtype::Float32.into(),
-        trailing_shape: Vec::new(),
-    };
-    let record = proto::ArrayRecord {
-        type_tag: "ArrayRecord".to_owned(),
-        fields: BTreeMap::from([("logprobs".to_owned(), batch)]),
-        num_datums: i64::try_from(request.data.len()).unwrap(),
-    };
+    let shapes = request.data.iter().map(|datum| &datum.loss_fn_inputs["target_tokens"].shape);
+    let cells = |shape: &Vec<i64>| usize::try_from(shape.iter().product::<i64>()).unwrap();
+    let logprobs: Vec<_> = shapes.clone().map(|shape| vec![-0.5_f32; cells(shape)]).collect();
+    let arrays = logprobs.iter().map(Vec::as_slice).zip(shapes.map(|shape| &shape[1..]));
     let output = proto::ForwardBackwardOutput {
         loss_fn_output_type: "ArrayRecord".to_owned(),
-        loss_fn_outputs: vec![record],
+        loss_fn_outputs: proto::ArrayRecord::of_f32("logprobs", arrays),
         metrics: BTreeMap::from([("loss:sum".to_owned(), 1.5)]),
     };
     output.encode_to_vec().into()

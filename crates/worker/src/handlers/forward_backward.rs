@@ -8,13 +8,16 @@ use tinsmith_engine::{Backend, Datum, Work};
 use tinsmith_store::{Digest, Failure};
 use tinsmith_types::{
     ids::ModelId,
-    proto::{self, ArrayRecord, BatchedTensor, ForwardBackwardOutput, ForwardBackwardRequest},
+    proto::{self, ArrayRecord, ForwardBackwardOutput, ForwardBackwardRequest},
 };
 
 use crate::{
     convert,
     worker::{Worker, server_failure, user_failure},
 };
+
+const TARGETS: &str = "target_tokens";
+const WEIGHTS: &str = "weights";
 
 pub(crate) fn work<B: Backend>(
     worker: &Worker<B>,
@@ -23,10 +26,13 @@ pub(crate) fn work<B: Backend>(
     forward_only: bool,
 ) -> Result<Work, Failure> {
     let run = worker.runs.get(id).ok_or_else(|| server_failure("the run is gone".to_owned()))?;
+    let inputs: Vec<_> = tinsmith_engine::loss_inputs(&request.loss_fn)
+        .map_err(|error| user_failure(error.to_string()))?
+        .collect();
     let mut datums = Vec::with_capacity(request.data.len());
     for (index, datum) in request.data.iter().enumerate() {
         let place = |message: String| user_failure(format!("data[{index}].{message}"));
-        datums.push(read(datum).map_err(place)?);
+        datums.push(read(datum, &inputs).map_err(place)?);
     }
     Ok(Work::ForwardBackward {
         run: run.key,
@@ -37,19 +43,25 @@ pub(crate) fn work<B: Backend>(
     })
 }
 
-fn read(datum: &proto::Datum) -> Result<Datum, String> {
+/// A datum with the values that its loss reads; others may be anything.
+fn read(datum: &proto::Datum, inputs: &[&str]) -> Result<Datum, String> {
     let tokens = convert::tokens(&datum.model_input)?;
-    let targets = datum
-        .loss_fn_inputs
-        .get("target_tokens")
-        .ok_or("loss_fn_inputs: target_tokens is missing")?;
-    let targets = convert::token_ids("target_tokens", targets)?;
+    let tensor =
+        datum.loss_fn_inputs.get(TARGETS).ok_or("loss_fn_inputs: target_tokens is missing")?;
+    let targets = convert::token_ids(TARGETS, tensor)?;
     let per_row = targets.len().checked_div(tokens.len()).unwrap_or(1).max(1);
     let mut values = BTreeMap::new();
-    for (name, tensor) in &datum.loss_fn_inputs {
-        if name != "target_tokens" {
-            values.insert(name.clone(), convert::floats(name, tensor)?);
+    for name in inputs {
+        if let Some(tensor) = datum.loss_fn_inputs.get(*name) {
+            values.insert((*name).to_owned(), convert::floats(name, tensor)?);
         }
+    }
+    // A target that a sparse tensor does not list has weight 0, whether or not weights are given.
+    if inputs.contains(&WEIGHTS)
+        && !values.contains_key(WEIGHTS)
+        && let Some(weights) = convert::listed(tensor)
+    {
+        values.insert(WEIGHTS.to_owned(), weights);
     }
     Ok(Datum { tokens, targets, per_row, values })
 }
@@ -72,23 +84,25 @@ fn config(request: &ForwardBackwardRequest) -> Result<BTreeMap<String, f64>, Fai
     Ok(config)
 }
 
-/// Protobuf, one record of logprobs; its bytes are what a replay has to meet.
+/// Protobuf: logprobs in the shape of the targets; its bytes are what a replay has to meet.
 pub(crate) fn result(
+    request: &ForwardBackwardRequest,
     logprobs: &[Vec<f32>],
     metrics: BTreeMap<String, f64>,
 ) -> (Bytes, Option<Digest>) {
-    let tensor = BatchedTensor::from_f32(logprobs.iter().map(Vec::as_slice), Vec::new());
-    let record = ArrayRecord {
-        type_tag: String::new(),
-        fields: BTreeMap::from([("logprobs".to_owned(), tensor)]),
-        num_datums: i64::try_from(logprobs.len()).unwrap_or(i64::MAX),
-    };
+    let arrays = logprobs.iter().map(Vec::as_slice).zip(request.data.iter().map(trailing_shape));
     let output = ForwardBackwardOutput {
         loss_fn_output_type: "ArrayRecord".to_owned(),
-        loss_fn_outputs: vec![record],
+        loss_fn_outputs: ArrayRecord::of_f32("logprobs", arrays),
         metrics,
     };
     let bytes = Bytes::from(output.encode_to_vec());
     let digest = convert::digest(&bytes);
     (bytes, Some(digest))
+}
+
+/// The shape of a datum's targets without their first dimension.
+fn trailing_shape(datum: &proto::Datum) -> &[i64] {
+    let shape = datum.loss_fn_inputs.get(TARGETS).map(|tensor| tensor.shape.as_slice());
+    shape.and_then(|shape| shape.get(1..)).unwrap_or_default()
 }

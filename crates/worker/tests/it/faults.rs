@@ -154,9 +154,9 @@ async fn a_run_goes_on_with_another_kernel_set_and_says_so() {
         let first = world.kernels;
         for (round, kernels) in [other, first, other].into_iter().enumerate() {
             if ended_well {
-                world.stop().await
+                world.stop().await;
             } else {
-                world.kill().await
+                world.kill().await;
             }
             world.kernels = kernels;
             world.start().await;

@@ -106,7 +106,7 @@ async fn faults_of_datums_fail_their_future() {
         server.done("forward_backward", body).await.line()
     };
     assert_snapshot!(check(|input| input["data"] = json!([])).await, @r#"200 {"category":"user","error":"data is empty"}"#);
-    assert_snapshot!(check(|input| input["loss_fn"] = json!("mse")).await, @r#"200 {"category":"user","error":"loss_fn \"mse\" is unknown; known: cross_entropy, importance_sampling"}"#);
+    assert_snapshot!(check(|input| input["loss_fn"] = json!("mse")).await, @r#"200 {"category":"user","error":"loss_fn \"mse\" is unknown; known: cross_entropy, importance_sampling, ppo, cispo, dro"}"#);
     assert_snapshot!(check(|input| {
         input["data"][1]["model_input"]["chunks"][0]["tokens"] = json!([1, 2, 1000]);
     }).await, @r#"200 {"category":"user","error":"data[1].model_input.chunks[0].tokens[2] is the token 1000, which is out of the vocabulary of 1000"}"#);
@@ -119,10 +119,10 @@ async fn faults_of_datums_fail_their_future() {
     assert_snapshot!(check(|input| {
         input["data"][1]["loss_fn_inputs"]["target_tokens"]["data"] = json!([1, 2]);
         input["data"][1]["loss_fn_inputs"]["target_tokens"]["shape"] = json!([2]);
-    }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.target_tokens has the shape [2]; expected is [3], as the datum's model_input has 3 tokens"}"#);
+    }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.target_tokens has the shape [2]; expected is [3] or [3, K], as the datum's model_input has 3 tokens"}"#);
     assert_snapshot!(check(|input| {
         input["data"][1]["loss_fn_inputs"]["target_tokens"]["shape"] = json!([4]);
-    }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.target_tokens has the shape [4]; expected is [3], as the datum's model_input has 3 tokens"}"#);
+    }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.target_tokens has the shape [4]; expected is [3] or [3, K], as the datum's model_input has 3 tokens"}"#);
     assert_snapshot!(check(|input| {
         input["data"][1]["loss_fn_inputs"]["weights"]["data"] = json!([1.0]);
         input["data"][1]["loss_fn_inputs"]["weights"]["shape"] = json!([1]);
@@ -142,12 +142,139 @@ async fn faults_of_datums_fail_their_future() {
             json!({"type": "image", "data": "iVBORw0K", "format": "png"});
     }).await, @r#"200 {"category":"user","error":"data[1].model_input.chunks[0] is an image; this server's models read text only"}"#);
     assert_snapshot!(check(|input| {
+        input["loss_fn"] = json!("importance_sampling");
+        for name in ["logprobs", "advantages"] {
+            for index in 0..2 {
+                input["data"][index]["loss_fn_inputs"][name] =
+                    input["data"][index]["loss_fn_inputs"]["weights"].clone();
+            }
+        }
         input["data"][1]["loss_fn_inputs"]["target_tokens"]["shape"] = json!([3, 1]);
     }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.target_tokens has the shape [3, 1]; expected is [3], as the datum's model_input has 3 tokens"}"#);
+    assert_snapshot!(check(|input| {
+        input["data"][1]["loss_fn_inputs"]["target_tokens"]["shape"] = json!([3, 0]);
+    }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.target_tokens has the shape [3, 0]; expected is [3] or [3, K], as the datum's model_input has 3 tokens"}"#);
+    assert_snapshot!(check(|input| {
+        input["data"][1]["loss_fn_inputs"]["target_tokens"] =
+            json!({"data": [1, 2, 3, 4, 5, 6], "dtype": "int64", "shape": [3, 2]});
+    }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.weights has the shape [3]; expected is [3, 2], as the datum's model_input has 3 tokens"}"#);
+    assert_snapshot!(check(|input| {
+        input["data"][1]["loss_fn_inputs"]["weights"]["shape"] = json!([1, 3]);
+    }).await, @r#"200 {"category":"user","error":"data[1].loss_fn_inputs.weights has the shape [1, 3]; expected is [3], as the datum's model_input has 3 tokens"}"#);
     // The places in the order were taken.
     let next =
         server.done("forward_backward", forward_backward(&model, seq_id + 1, &[datum()])).await;
     assert!(next.json()["error"].is_null(), "{}", next.line());
+}
+
+/// Sparse and dense arrays in any mixture; the answers have the shapes of the targets.
+#[tokio::test]
+async fn candidates_may_be_dense_and_sparse() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let tokens = json!({"chunks": [{"type": "encoded_text", "tokens": [1, 2, 3]}]});
+    let dense = |dtype: &str| json!({"data": [1, 2, 3, 0, 5, 6], "dtype": dtype, "shape": [3, 2]});
+    let sparse = |dtype: &str| {
+        json!({"data": [4, 5], "dtype": dtype, "shape": [3, 2],
+            "sparse_crow_indices": [0, 1, 1, 2], "sparse_col_indices": [1, 0]})
+    };
+    let with = |inputs: Value| json!({"model_input": tokens, "loss_fn_inputs": inputs});
+    let data = [
+        with(json!({"target_tokens": dense("int64"), "weights": sparse("float32")})),
+        with(json!({"target_tokens": sparse("int64"), "weights": dense("float32")})),
+        with(json!({"target_tokens": sparse("int64")})),
+        datum(),
+        with(json!({
+            "target_tokens": {"data": [1, 2, 3], "dtype": "int64", "shape": [3, 1]},
+            "weights": {"data": [1, 0, 1], "dtype": "float32", "shape": [3]},
+        })),
+    ];
+    let reply = server.done("forward_backward", forward_backward(&model, 1, &data)).await;
+    let shapes: Vec<_> = reply.json()["loss_fn_outputs"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{}", reply.line()))
+        .iter()
+        .map(|outputs| outputs["logprobs"]["shape"].clone())
+        .collect();
+    assert_eq!(json!(shapes), json!([[3, 2], [3, 2], [3, 2], [3], [3, 1]]));
+    assert!(!reply.line().contains("sparse"), "older clients refuse the keys");
+}
+
+#[tokio::test]
+async fn malformed_sparse_arrays_fail_their_future() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let mut seq_id = 0;
+    let mut check = async |change: fn(&mut Value)| {
+        seq_id += 1;
+        let mut body = forward_backward(&model, seq_id, &[datum()]);
+        let inputs = &mut body["forward_backward_input"]["data"][0]["loss_fn_inputs"];
+        *inputs = json!({
+            "target_tokens": {"data": [4, 5], "dtype": "int64", "shape": [3, 2],
+                "sparse_crow_indices": [0, 1, 1, 2], "sparse_col_indices": [1, 0]},
+            "weights": {"data": [0.5], "dtype": "float32", "shape": [3, 2],
+                "sparse_crow_indices": [0, 0, 0, 1], "sparse_col_indices": [1]},
+        });
+        change(inputs);
+        server.done("forward_backward", body).await.line()
+    };
+    assert_snapshot!(check(|inputs| {
+        inputs["target_tokens"]["sparse_crow_indices"] = json!([0, 2, 1, 2]);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens: failed to read sparse_crow_indices: must ascend from 0 to 2, the number of sparse_col_indices"}"#);
+    assert_snapshot!(check(|inputs| {
+        inputs["weights"]["sparse_crow_indices"] = json!([0, 1]);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights: failed to read sparse_crow_indices: has 2 values; 3 rows need one more than that"}"#);
+    assert_snapshot!(check(|inputs| {
+        inputs["weights"]["sparse_col_indices"] = json!([2]);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.weights: failed to read sparse_col_indices: row 2 lists column 2 of 2"}"#);
+    assert_snapshot!(check(|inputs| {
+        inputs["target_tokens"]["sparse_crow_indices"] = json!([0, 2, 2, 2]);
+        inputs["target_tokens"]["sparse_col_indices"] = json!([1, 1]);
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens: failed to read sparse_col_indices: row 0 lists column 1 twice"}"#);
+    assert_snapshot!(check(|inputs| inputs["target_tokens"]["data"] = json!([4])).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens has 1 values for 2 sparse_col_indices"}"#);
+    assert_snapshot!(check(|inputs| inputs["target_tokens"]["data"] = json!([4, 1000])).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens[1] is the token 1000, which is out of the vocabulary of 1000"}"#);
+    assert_snapshot!(check(|inputs| inputs["target_tokens"]["shape"] = json!([-3, 2])).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens has the shape [-3, 2]; expected is [3] or [3, K], as the datum's model_input has 3 tokens"}"#);
+    assert_snapshot!(check(|inputs| inputs["target_tokens"]["shape"] = json!([3])).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens: failed to read shape: [3] of a sparse tensor must have two dimensions"}"#);
+    // A few bytes that would be 3 TB.
+    assert_snapshot!(check(|inputs| {
+        inputs["target_tokens"]["shape"] = json!([3, 1_i64 << 40]);
+        inputs.as_object_mut().unwrap().remove("weights");
+    }).await, @r#"200 {"category":"user","error":"data[0].loss_fn_inputs.target_tokens: the data has more than 1000 target_tokens in all, those that sparse tensors do not list included; send it in parts"}"#);
+}
+
+#[tokio::test]
+async fn faults_of_a_losss_settings_fail_their_future() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let mut seq_id = 0;
+    let mut check = async |loss: &str, config: Value| {
+        seq_id += 1;
+        let mut datum = datum();
+        let values = json!({"data": [0.5, 0.5, 0.5], "dtype": "float32"});
+        for name in ["logprobs", "advantages"] {
+            datum["loss_fn_inputs"][name] = values.clone();
+        }
+        let mut body = forward_backward(&model, seq_id, &[datum]);
+        body["forward_backward_input"]["loss_fn"] = json!(loss);
+        body["forward_backward_input"]["loss_fn_config"] = config;
+        server.done("forward_backward", body).await.line()
+    };
+    for (loss, config) in [
+        ("ppo", json!({"clip_low_threshold": 0.9, "clip_high_threshold": 0.9})),
+        ("cispo", json!({"clip_high_threshold": 5})),
+        ("dro", json!({"beta": 0})),
+        ("dro", Value::Null),
+    ] {
+        let line = check(loss, config).await;
+        assert!(line.contains("loss:sum"), "{line}");
+    }
+    assert_snapshot!(check("ppo", json!({"beta": 0.1})).await, @r#"200 {"category":"user","error":"loss_fn_config.beta is no setting of ppo; known: clip_low_threshold, clip_high_threshold"}"#);
+    assert_snapshot!(check("cross_entropy", json!({"beta": 0.1})).await, @r#"200 {"category":"user","error":"loss_fn_config.beta is no setting of cross_entropy; it has none"}"#);
+    assert_snapshot!(check("dro", json!({"beta": "0.1"})).await, @r#"200 {"category":"user","error":"loss_fn_config.beta is \"0.1\", not a number"}"#);
+    assert_snapshot!(
+        check("cispo", json!({"clip_low_threshold": 1.2, "clip_high_threshold": 0.8})).await,
+        @r#"200 {"category":"user","error":"loss_fn_config.clip_low_threshold is 1.2, above clip_high_threshold, which is 0.8"}"#
+    );
 }
 
 /// Numbers that JSON has no words for.
@@ -218,8 +345,9 @@ async fn faults_in_protobuf_fail_their_future() {
         request.data[0].model_input[0].chunk = None;
     }).await, @r#"200 {"category":"user","error":"data[0].model_input.chunks[0] is of an unknown kind; this server's models read text only"}"#);
     assert_snapshot!(check(|request| {
-        request.loss_fn_config.insert("a".to_owned(), f64::INFINITY);
-    }).await, @r#"200 {"category":"user","error":"loss_fn_config.a is inf"}"#);
+        request.loss_fn = "dro".to_owned();
+        request.loss_fn_config.insert("beta".to_owned(), f64::INFINITY);
+    }).await, @r#"200 {"category":"user","error":"loss_fn_config.beta is inf"}"#);
 }
 
 #[tokio::test]
