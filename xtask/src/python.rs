@@ -13,8 +13,10 @@ use crate::{
 };
 
 /// The official SDK that the end-to-end tests drive.
-pub(crate) const E2E: Environment =
-    Environment { name: "e2e-0.38.0", packages: &["tinker[torch]==0.38.0", "pytest==9.0.1"] };
+pub(crate) const E2E: Environment = Environment {
+    name: "e2e-0.38.0",
+    packages: &["tinker[torch]==0.38.0", "pytest==9.0.1", "peft==0.21.2"],
+};
 
 /// The reference for golden numbers.
 pub(crate) const GOLDEN: Environment = Environment {
@@ -34,20 +36,23 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Its folder, made on the first use.
+    /// Its folder, made on the first use. One that lacks packages gets them.
     pub(crate) fn ensure(&self, root: &Path) -> Result<PathBuf> {
         let folder = cache()?.join(format!("venv-{}", self.name));
         let complete = folder.join("complete");
-        if complete.exists() {
+        let installed = fs::read_to_string(&complete).ok();
+        if installed.as_deref() == Some(&self.packages.join("\n")) {
             return Ok(folder);
         }
         say(&format!("making {} with {}", folder.display(), self.packages.join(" ")));
-        let version = output(root, "python3", &["--version"]).context(
-            "find python3: install Python 3.11 or later (Debian: apt-get install python3-venv)",
-        )?;
-        let text = folder.to_str().context("read the cache folder's name as UTF-8")?;
-        run(root, "python3", &["-m", "venv", "--clear", text])
-            .with_context(|| format!("make a virtual environment with {}", version.trim()))?;
+        if installed.is_none() {
+            let version = output(root, "python3", &["--version"]).context(
+                "find python3: install Python 3.11 or later (Debian: apt-get install python3-venv)",
+            )?;
+            let text = folder.to_str().context("read the cache folder's name as UTF-8")?;
+            run(root, "python3", &["-m", "venv", "--clear", text])
+                .with_context(|| format!("make a virtual environment with {}", version.trim()))?;
+        }
         let pip = folder.join("bin/pip");
         let pip = pip.to_str().context("read the cache folder's name as UTF-8")?;
         let mut arguments = vec!["install", "--quiet", "--disable-pip-version-check"];

@@ -36,6 +36,9 @@ enum Command {
     Doctor(commands::doctor::Arguments),
     /// Measure training, sampling and latencies here.
     Bench(commands::bench::Arguments),
+    /// The checkpoints in the data directory.
+    #[command(subcommand)]
+    Checkpoint(commands::checkpoint::Command),
     /// The settings.
     #[command(subcommand)]
     Config(commands::config::Command),
@@ -60,6 +63,7 @@ impl Command {
             Self::Quickstart(arguments) => commands::quickstart::run(&arguments),
             Self::Doctor(arguments) => commands::doctor::run(&arguments),
             Self::Bench(arguments) => commands::bench::run(&arguments),
+            Self::Checkpoint(command) => commands::checkpoint::run(&command),
             Self::Config(command) => commands::config::run(&command),
             Self::Version => commands::version::run(),
         }

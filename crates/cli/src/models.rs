@@ -114,6 +114,7 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
             .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
         let tokenizer = Tokenizer::open(&offer.dir)
             .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
+        let end_tokens = end_tokens(&dir, &tokenizer);
         let digest = dir.digest();
         let mut device = device::open(settings, dir.stored_dtype())
             .with_context(|| format!("serve {}", offer.names[0]))?;
@@ -121,14 +122,8 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
         let limits = limits(settings, &dir);
         let decoder = Decoder::load(&mut device, &dir)
             .with_context(|| format!("load {}", offer.dir.display()))?;
-        let engine = Engine::new(
-            device,
-            decoder,
-            dir.end_tokens().to_vec(),
-            Some(Arc::new(tokenizer)),
-            limits,
-        )
-        .with_context(|| format!("start the engine of {}", offer.names[0]))?;
+        let engine = Engine::new(device, decoder, end_tokens, Some(Arc::new(tokenizer)), limits)
+            .with_context(|| format!("start the engine of {}", offer.names[0]))?;
         for name in &offer.names {
             let tokenizer_id = settings.tokenizers.get(name).cloned();
             entries.push(ModelEntry {
@@ -147,6 +142,14 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
         models.push(tinsmith_worker::Model { digest, engine });
     }
     Ok(Loaded { models, catalog: Catalog { models: entries } })
+}
+
+/// The tokens that end a text: those of the model's configuration, else the tokenizer's own.
+fn end_tokens(dir: &ModelDir, tokenizer: &Tokenizer) -> Vec<u32> {
+    if dir.end_tokens().is_empty() {
+        return tokenizer.end_token().into_iter().collect();
+    }
+    dir.end_tokens().to_vec()
 }
 
 /// The engine's limits for one model on this machine.

@@ -20,7 +20,11 @@ pub use loss::loss_inputs;
 pub use sample::SpillFile;
 pub use tinsmith_backend::Backend;
 pub use tinsmith_model::{
-    config::DecoderConfig, decoder::Decoder, files::ModelDir, lora::LoraSpec, peft::Files,
+    config::DecoderConfig,
+    decoder::Decoder,
+    files::ModelDir,
+    lora::LoraSpec,
+    peft::{self, Files},
 };
 pub use work::{
     AdamParams, Datum, Failure, Output, Parts, RunKey, SampleJob, SampleOutput, SamplerKey,

@@ -176,11 +176,7 @@ impl<B: Backend> Adapter<B> {
     /// # Errors
     /// A spec out of its limits, or no room on the device.
     pub fn new(b: &mut B, config: &DecoderConfig, spec: LoraSpec) -> Result<Self> {
-        Self::from_host(b, config, spec, |site| {
-            let (outputs, inputs) = site.shape(config);
-            let name = crate::peft::tensor_name(&site.module(config), "A");
-            Ok((initial_a(spec.seed, &name, spec.rank, inputs), vec![0.0; outputs * spec.rank]))
-        })
+        Self::from_host(b, config, spec, |site| Ok(initial(config, &spec, site)))
     }
 
     /// An adapter from host values, `(A, B)` of each site that `spec` trains.
@@ -352,6 +348,13 @@ impl<B: Backend> Moments<B> {
         self.second.zero(b);
         self.step = 0;
     }
+}
+
+/// A and B of a site before its first step.
+pub(crate) fn initial(config: &DecoderConfig, spec: &LoraSpec, site: Site) -> (Vec<f32>, Vec<f32>) {
+    let (outputs, inputs) = site.shape(config);
+    let name = crate::peft::tensor_name(&site.module(config), "A");
+    (initial_a(spec.seed, &name, spec.rank, inputs), vec![0.0; outputs * spec.rank])
 }
 
 /// A `[rank, inputs]`, uniform in ±1/√inputs. The stream is Philox4x32-10 under the key `seed`; its counter

@@ -59,12 +59,18 @@ pub fn write_adapter<B: Backend>(
 /// Reads an adapter, whoever wrote it: f32, f16 or bf16.
 ///
 /// Our scaling is always 32 / rank. Where the files name another `lora_alpha`, B is multiplied by
-/// `lora_alpha / 32`, so that the adapter computes what it did where it comes from. The seed is 0.
+/// `lora_alpha / 32`, so that the adapter computes what it did where it comes from: exactly where that is a
+/// power of two, else with each number of B rounded once to f32. The seed is 0.
+///
+/// An adapter may leave out modules or layers that the flags of [`LoraSpec`] switch on together with others
+/// (PEFT's usual choice is q and v alone). Those begin as in a new adapter: A random, B zero. So they compute
+/// nothing until they are trained, and from then on they are trained like the rest.
 ///
 /// # Errors
 /// [`Error::Adapter`] names the file, key or tensor at fault: what PEFT can do and we cannot (`DoRA`,
-/// biases, other modules, ranks by pattern, …), a site without its tensors, a wrong shape or dtype, a
-/// number that is not finite. Everything is checked before anything is allocated on the device.
+/// biases, other modules, ranks by pattern, …), a targeted module without its tensors, tensors of one that is
+/// not targeted, a wrong shape or dtype, a number that is not finite. Everything is checked before anything is
+/// allocated on the device.
 pub fn read_adapter<B: Backend>(
     b: &mut B,
     config: &DecoderConfig,
@@ -72,21 +78,37 @@ pub fn read_adapter<B: Backend>(
 ) -> Result<Adapter<B>> {
     let peft = AdapterConfig::parse(file(files, CONFIG)?)?;
     let archive = Archive::open(WEIGHTS, file(files, WEIGHTS)?)?;
-    let spec = spec(config, &peft, &archive)?;
+    let (spec, present) = spec(config, &peft, &archive)?;
     spec.check()?;
     let factor = peft.alpha / crate::lora::ALPHA;
     let mut values = BTreeMap::new();
     for site in Site::all(config).filter(|site| spec.trains(*site)) {
         let module = site.module(config);
+        if !present.contains(&module) {
+            values.insert(module, crate::lora::initial(config, &spec, site));
+            continue;
+        }
         let (first, mut second) = archive.pair("", &module, site.shape(config), spec.rank)?;
         if factor != 1.0 {
             second.iter_mut().for_each(|value| *value *= factor);
+        }
+        if !second.iter().all(|value| value.is_finite()) {
+            let problem = format!("{CONFIG}: lora_alpha {:e} is too large for f32", peft.alpha);
+            return Err(Error::Adapter(problem));
         }
         values.insert(module, (first, second));
     }
     Adapter::from_host(b, config, spec, |site| {
         Ok(values.remove(&site.module(config)).expect("read for every site that the spec trains"))
     })
+}
+
+/// The base model's name as `adapter_config.json` gives it, if it does.
+///
+/// # Errors
+/// [`Error::Adapter`] as [`read_adapter`], for that file.
+pub fn base_model_name(files: &Files) -> Result<Option<String>> {
+    Ok(AdapterConfig::parse(file(files, CONFIG)?)?.base_model_name)
 }
 
 /// The file with the optimizer's state.
@@ -155,8 +177,13 @@ pub(crate) fn tensor_name(module: &str, which: &str) -> String {
 
 const PREFIX: &str = "base_model.model.";
 
-/// Finds out what the tensors are for; refuses tensors that no adapter of ours has.
-fn spec(config: &DecoderConfig, peft: &AdapterConfig, archive: &Archive<'_>) -> Result<LoraSpec> {
+/// Finds out what the tensors are for, and which modules have some; refuses tensors that no adapter of ours
+/// has, and those that the configuration does not speak of.
+fn spec(
+    config: &DecoderConfig,
+    peft: &AdapterConfig,
+    archive: &Archive<'_>,
+) -> Result<(LoraSpec, BTreeSet<String>)> {
     let mut spec = LoraSpec {
         rank: peft.rank,
         seed: 0,
@@ -164,6 +191,7 @@ fn spec(config: &DecoderConfig, peft: &AdapterConfig, archive: &Archive<'_>) -> 
         train_mlp: false,
         train_unembed: false,
     };
+    let mut present = BTreeSet::new();
     let sites: BTreeMap<String, Site> =
         Site::all(config).map(|site| (site.module(config), site)).collect();
     for name in archive.names() {
@@ -171,18 +199,37 @@ fn spec(config: &DecoderConfig, peft: &AdapterConfig, archive: &Archive<'_>) -> 
             archive.check_shape(&name, [config.vocab_size, config.hidden])?;
             continue;
         }
+        let refuse = |problem: &str| {
+            Err(Error::Adapter(format!("{WEIGHTS} has tensor `{name}`, {problem}")))
+        };
         let module = name.strip_prefix(PREFIX).and_then(|name| {
             ["A", "B"].iter().find_map(|which| name.strip_suffix(&format!(".lora_{which}.weight")))
         });
-        let Some(site) = module.and_then(|module| sites.get(module)) else {
-            let problem = format!(
-                "{WEIGHTS} has tensor `{name}`, which is no LoRA matrix of this base model"
-            );
-            return Err(Error::Adapter(problem));
+        let Some((module, site)) = module.and_then(|module| sites.get_key_value(module)) else {
+            return refuse(if name.contains(".lora_embedding_") {
+                "but the embedding is not trained here: make the adapter without that target"
+            } else {
+                "which is no LoRA matrix of this base model"
+            });
         };
+        if peft.targets(config, *site) == Some(false) {
+            return refuse(&format!("but {CONFIG} does not target that module"));
+        }
         *spec.flag_of(*site) = true;
+        present.insert(module.clone());
     }
-    Ok(spec)
+    let targeted = sites.iter().find(|(module, site)| {
+        !present.contains(*module) && peft.targets(config, **site) == Some(true)
+    });
+    if let Some((module, _)) = targeted {
+        let missing = tensor_name(module, "A");
+        let problem = format!(
+            "{WEIGHTS}: tensor `{missing}` is missing, but {CONFIG} targets its module: the file is \
+             incomplete, or made for another base model"
+        );
+        return Err(Error::Adapter(problem));
+    }
+    Ok((spec, present))
 }
 
 /// PEFT adds copies of the frozen (un)embedding to an adapter that trains the unembedding; not needed.

@@ -326,6 +326,21 @@ pub struct NewCheckpoint {
     pub overwrite: bool,
 }
 
+/// A run that was never trained here, with the checkpoints that were brought to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewImport {
+    /// The run, the first of its session.
+    pub run: NewRun,
+    /// The staged directory.
+    pub blob: BlobId,
+    /// Bytes of its files.
+    pub size_bytes: u64,
+    /// What the directory is good for: a checkpoint each.
+    pub kinds: Vec<CheckpointKind>,
+    /// The checkpoints' name.
+    pub name: String,
+}
+
 /// A checkpoint that is visible.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointRecord {

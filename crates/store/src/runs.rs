@@ -2,7 +2,7 @@
 
 use tinsmith_types::ids::{ModelId, TenantId};
 
-use crate::{Result, RunRecord, Store, sqlite::runs};
+use crate::{NewImport, Result, RunRecord, Store, sqlite::runs};
 
 impl Store {
     /// A run.
@@ -20,6 +20,17 @@ impl Store {
     ) -> Result<(Vec<RunRecord>, u64)> {
         let tenant = tenant.clone();
         self.read(move |conn| runs::runs(conn, &tenant, limit, offset)).await
+    }
+
+    /// Makes checkpoints that come from elsewhere visible, as those of a session's first run, and ends the
+    /// session; all of it in one commit. Nothing can be asked of that run, others begin from its checkpoints.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) for the session or the blob.
+    pub async fn import(&self, tenant: &TenantId, new: NewImport) -> Result<RunRecord> {
+        let (tenant, session) = (tenant.clone(), new.run.session_id.clone());
+        let apply = move |tx: &mut crate::sqlite::Tx<'_>| tx.import(&tenant, &new);
+        self.write(apply, move |shared, _| shared.sessions.remove(&session)).await
     }
 
     /// Sets why a run cannot go on, or a remark for its owner; `None` leaves what was there.

@@ -161,7 +161,7 @@ impl LiveSessions {
         self.lock().entry(id).or_insert(Live { tenant, last_heartbeat_at, written: true });
     }
 
-    fn remove(&self, id: &SessionId) {
+    pub(crate) fn remove(&self, id: &SessionId) {
         self.lock().remove(id);
     }
 

@@ -1,17 +1,26 @@
 //! Chat templates: Jinja as transformers runs it.
+//!
+//! Where Jinja in Rust and in Python differ and a template could tell, `chat/python.rs` has Python's way.
 
-use std::{collections::BTreeMap, fmt, io, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
-use minijinja::{
-    Environment, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Kwargs,
-};
+use jiff::civil::DateTime;
+use minijinja::{Value, value::ValueKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-const TEMPLATE: &str = "chat_template";
+pub(crate) mod files;
+mod python;
 
-/// One turn of a chat.
+use files::{Environments, describe};
+
+/// Names under which messages carry reasoning; templates read the first.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+/// Put behind the message that is to be continued, and cut off with all that follows it.
+const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+/// One turn of a chat, in plain words.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`.
@@ -31,9 +40,55 @@ impl Message {
     }
 }
 
-/// A model's chat template, compiled.
+/// Where a rendered chat ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChatEnd {
+    /// Behind the last message.
+    #[default]
+    Whole,
+    /// Where the assistant begins to speak.
+    Prompt,
+    /// Within the last message, where its content ends.
+    Continue,
+}
+
+/// A chat with everything that a template may ask for. Read from JSON, it keeps the order of keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chat {
+    /// Objects with `role`, `content`, `tool_calls` and so on.
+    pub messages: Vec<Value>,
+    /// JSON schemas of functions.
+    #[serde(default)]
+    pub tools: Option<Vec<Value>>,
+    /// Objects with `title` and `text`.
+    #[serde(default)]
+    pub documents: Option<Vec<Value>>,
+    /// What else the template knows, like `enable_thinking`; a special token of that name gives way.
+    #[serde(default)]
+    pub variables: BTreeMap<String, Value>,
+    /// Where the text ends.
+    #[serde(default)]
+    pub end: ChatEnd,
+    /// What `strftime_now` tells; without it, templates see no such function and write a date of their own.
+    #[serde(default)]
+    pub now: Option<DateTime>,
+}
+
+impl Chat {
+    /// A chat without tools; with `generate`, it ends where the assistant begins to speak.
+    pub fn new(messages: &[Message], generate: bool) -> Self {
+        let messages = messages.iter().map(Message::value).collect();
+        let end = if generate { ChatEnd::Prompt } else { ChatEnd::Whole };
+        Self { messages, end, ..Self::default() }
+    }
+}
+
+/// A model's chat templates, compiled.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    templates: Environments,
+    /// Text by name, like `bos_token`.
     special_tokens: BTreeMap<String, String>,
 }
 
@@ -44,152 +99,123 @@ impl fmt::Debug for ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Reads the template of a model directory, `None` if it has none.
+    /// Reads the templates of a model directory, `None` if it has none.
     pub(crate) fn open(dir: &Path) -> Result<Option<Self>> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config = match read(&config_path)? {
-            Some(text) => serde_json::from_str::<Config>(&text).map_err(|error| Error::Parse {
-                path: config_path.clone(),
-                detail: error.to_string(),
-            })?,
-            None => Config::default(),
+        let Some((templates, special_tokens)) = files::open(dir)? else { return Ok(None) };
+        Ok(Some(Self { templates, special_tokens }))
+    }
+
+    pub(crate) fn render(&self, chat: &Chat) -> Result<String> {
+        let mut messages: Vec<Value> = chat
+            .messages
+            .iter()
+            .map(|message| prepared(message).map_err(|error| Error::Template(describe(&error))))
+            .collect::<Result<_>>()?;
+        let continued = match chat.end {
+            ChatEnd::Continue => Some(mark(&mut messages)?),
+            ChatEnd::Whole | ChatEnd::Prompt => None,
         };
-        let jinja_path = dir.join("chat_template.jinja");
-        let special_tokens = config.special_tokens();
-        let (path, source) = match (read(&jinja_path)?, config.template()) {
-            (Some(source), _) => (jinja_path, source),
-            (None, Some(source)) => (config_path, source),
-            (None, None) => return Ok(None),
+        let list = |values: &Option<Vec<Value>>| {
+            values.clone().map_or_else(|| Value::from(()), Value::from)
         };
-        let compiled = Self::compile(source, special_tokens);
-        compiled.map(Some).map_err(|error| Error::Parse { path, detail: describe(&error) })
-    }
-
-    fn compile(
-        source: String,
-        special_tokens: BTreeMap<String, String>,
-    ) -> Result<Self, minijinja::Error> {
-        let mut environment = Environment::new();
-        environment
-            .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<(), _> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_filter("tojson", tojson);
-        environment.add_template_owned(TEMPLATE, source)?;
-        Ok(Self { environment, special_tokens })
-    }
-
-    pub(crate) fn render(&self, messages: &[Message], generate: bool) -> Result<String> {
-        let template = self.environment.get_template(TEMPLATE);
-        let rendered = template.and_then(|template| {
-            let mut variables: BTreeMap<&str, Value> = self
-                .special_tokens
-                .iter()
-                .map(|(name, text)| (name.as_str(), text.into()))
-                .collect();
-            let messages: Vec<Value> = messages.iter().map(Message::value).collect();
-            variables.insert("messages", messages.into());
-            variables.insert("add_generation_prompt", generate.into());
-            template.render(Value::from_pairs(variables))
-        });
-        rendered.map_err(|error| Error::Template(describe(&error)))
-    }
-}
-
-/// The fields of `tokenizer_config.json` that a template needs.
-#[derive(Default, Deserialize)]
-struct Config {
-    chat_template: Option<serde_json::Value>,
-    bos_token: Option<serde_json::Value>,
-    eos_token: Option<serde_json::Value>,
-    unk_token: Option<serde_json::Value>,
-    pad_token: Option<serde_json::Value>,
-}
-
-impl Config {
-    /// The template; where there are several by name, the one called `default`.
-    fn template(&self) -> Option<String> {
-        let template = self.chat_template.as_ref()?;
-        if let Some(text) = template.as_str() {
-            return Some(text.to_owned());
+        let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
+        for (name, text) in &self.special_tokens {
+            variables.insert(name, text.into());
         }
-        let default = template.as_array()?.iter().find(|entry| entry["name"] == "default")?;
-        default["template"].as_str().map(str::to_owned)
-    }
-
-    /// Special tokens are written as text, or as an object with the text as `content`.
-    fn special_tokens(&self) -> BTreeMap<String, String> {
-        let tokens = [
-            ("bos_token", &self.bos_token),
-            ("eos_token", &self.eos_token),
-            ("unk_token", &self.unk_token),
-            ("pad_token", &self.pad_token),
-        ];
-        let text = |token: &serde_json::Value| {
-            token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
-        };
-        tokens
-            .into_iter()
-            .filter_map(|(name, token)| Some((name.to_owned(), text(token.as_ref()?)?)))
-            .collect()
+        for (name, value) in &chat.variables {
+            variables.insert(name, value.clone());
+        }
+        if let Some(now) = chat.now {
+            variables.insert("strftime_now", python::strftime(now));
+        }
+        variables.insert("messages", messages.into());
+        variables.insert("tools", list(&chat.tools));
+        variables.insert("documents", list(&chat.documents));
+        variables.insert("add_generation_prompt", (chat.end == ChatEnd::Prompt).into());
+        let template = self.templates.get(chat.tools.is_some())?;
+        let text = template.render(Value::from_pairs(variables));
+        let text = text.map_err(|error| Error::Template(describe(&error)))?;
+        match continued {
+            Some(content) => cut(&text, &content),
+            None => Ok(text),
+        }
     }
 }
 
-/// JSON as Python writes it: spaces after separators and no escapes for HTML.
-#[expect(clippy::needless_pass_by_value, reason = "the form that minijinja calls filters in")]
-fn tojson(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent = options.get::<Option<Value>>("indent")?;
-    // transformers always writes characters beyond ASCII as they are.
-    options.get::<Option<bool>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    let escaped =
-        minijinja::filters::tojson(value, indent, Kwargs::from_iter::<[(&str, Value); 0]>([]))?;
-    Ok(Value::from(unescape_html(escaped.as_str().unwrap_or_default())))
-}
-
-/// Undoes `\u003c`, `\u003e`, `\u0026` and `\u0027` in JSON text, and no other escape.
-fn unescape_html(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let plain = [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')]
-            .into_iter()
-            .find(|(escape, _)| rest.starts_with(escape));
-        let taken = match plain {
-            Some((escape, character)) => {
-                out.push(character);
-                escape.len()
-            }
-            None => {
-                out.push_str(&rest[..2]);
-                2
-            }
-        };
-        rest = &rest[taken..];
+/// A message as templates get it: what is null is left out, and reasoning has all of its names.
+fn prepared(message: &Value) -> Result<Value, minijinja::Error> {
+    if message.kind() != ValueKind::Map {
+        return Ok(message.clone());
     }
-    out.push_str(rest);
-    out
-}
-
-fn read(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+    let mut pairs: Vec<(Value, Value)> = Vec::new();
+    for key in message.try_iter()? {
+        let value = message.get_item(&key)?;
+        if !value.is_none() {
+            pairs.push((key, value));
+        }
     }
+    let find = |name: &str| {
+        pairs.iter().find(|(key, _)| key.as_str() == Some(name)).map(|(_, value)| value.clone())
+    };
+    if let Some(reasoning) = REASONING.iter().find_map(|name| find(name)) {
+        if find("thinking").is_none() {
+            pairs.insert(0, ("thinking".into(), reasoning.clone()));
+        }
+        set(&mut pairs, "reasoning_content", reasoning);
+    }
+    Ok(Value::from_pairs(pairs))
 }
 
-fn describe(error: &minijinja::Error) -> String {
-    let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-    match error.line() {
-        Some(line) => format!("{detail} (line {line})"),
-        None => detail,
+/// Puts [`CONTINUE`] behind the last message's content; returns the content.
+fn mark(messages: &mut [Value]) -> Result<String> {
+    let refuse = |problem: &str| Error::Template(format!("the last message {problem}"));
+    let last = messages.last_mut().ok_or_else(|| refuse("is not there"))?;
+    let faulty = |error: minijinja::Error| Error::Template(describe(&error));
+    let content = last.get_item(&"content".into()).map_err(faulty)?;
+    let (text, marked) = if let Some(text) = content.as_str() {
+        (text.to_owned(), format!("{text}{CONTINUE}").into())
+    } else {
+        let mut blocks: Vec<Value> = content.try_iter().map_err(faulty)?.collect();
+        let found = blocks.iter_mut().rev().find_map(|block| {
+            let text = block.get_item(&"text".into()).ok()?.as_str()?.to_owned();
+            Some((block, text))
+        });
+        let (block, text) = found.ok_or_else(|| refuse("has no text to continue"))?;
+        *block = with(block, "text", format!("{text}{CONTINUE}").into()).map_err(faulty)?;
+        (text, blocks.into())
+    };
+    *last = with(last, "content", marked).map_err(faulty)?;
+    Ok(text)
+}
+
+/// What stands before [`CONTINUE`].
+fn cut(text: &str, content: &str) -> Result<String> {
+    let at = text.rfind(CONTINUE.trim_end()).filter(|_| text.contains(content.trim()));
+    let Some(at) = at else {
+        let problem =
+            "the template does not write the last message as it is: it cannot be continued";
+        return Err(Error::Template(problem.to_owned()));
+    };
+    let before = &text[..at];
+    // Where the template trims the message, its own blanks at the end go too.
+    let whole = text[at..].starts_with(CONTINUE);
+    Ok(if whole { before } else { before.trim_end() }.to_owned())
+}
+
+/// The map with one value changed.
+fn with(map: &Value, key: &str, value: Value) -> Result<Value, minijinja::Error> {
+    let mut pairs = Vec::new();
+    for key in map.try_iter()? {
+        let value = map.get_item(&key)?;
+        pairs.push((key, value));
+    }
+    set(&mut pairs, key, value);
+    Ok(Value::from_pairs(pairs))
+}
+
+fn set(pairs: &mut Vec<(Value, Value)>, name: &str, value: Value) {
+    match pairs.iter_mut().find(|(key, _)| key.as_str() == Some(name)) {
+        Some(pair) => pair.1 = value,
+        None => pairs.push((name.into(), value)),
     }
 }

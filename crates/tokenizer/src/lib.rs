@@ -8,8 +8,9 @@ use std::{fmt, io, path::Path, path::PathBuf};
 mod chat;
 mod incremental;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{Chat, ChatEnd, ChatTemplate, Message};
 pub use incremental::IncrementalDecoder;
+pub use minijinja::Value;
 
 /// What can go wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     chat: Option<ChatTemplate>,
+    end_token: Option<u32>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -71,14 +73,15 @@ impl Tokenizer {
         let bytes =
             std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let inner = Self::parse(&bytes).map_err(|detail| Error::Parse { path, detail })?;
-        Ok(Self { inner, chat: ChatTemplate::open(dir)? })
+        let end_token = chat::files::end_token(dir)?.and_then(|text| inner.token_to_id(&text));
+        Ok(Self { inner, chat: ChatTemplate::open(dir)?, end_token })
     }
 
     /// A tokenizer without chat template from the bytes of a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let inner = Self::parse(bytes)
             .map_err(|detail| Error::Parse { path: PathBuf::from("tokenizer.json"), detail })?;
-        Ok(Self { inner, chat: None })
+        Ok(Self { inner, chat: None, end_token: None })
     }
 
     fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
@@ -117,19 +120,24 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The id of `eos_token` in `tokenizer_config.json`. A model's own configuration knows better, if it
+    /// says anything.
+    pub fn end_token(&self) -> Option<u32> {
+        self.end_token
+    }
+
     /// Tokens that it knows, added ones included. The model's vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The text of a chat as the model was trained on it; with `generate`, it ends where the assistant
-    /// begins to speak.
-    pub fn render_chat(&self, messages: &[Message], generate: bool) -> Result<String> {
-        self.chat.as_ref().ok_or(Error::NoChatTemplate)?.render(messages, generate)
+    /// The text of a chat as the model was trained on it.
+    pub fn render_chat(&self, chat: &Chat) -> Result<String> {
+        self.chat.as_ref().ok_or(Error::NoChatTemplate)?.render(chat)
     }
 
     /// The token ids of [`Tokenizer::render_chat`]. The template writes the special tokens itself.
-    pub fn encode_chat(&self, messages: &[Message], generate: bool) -> Result<Vec<u32>> {
-        self.encode(&self.render_chat(messages, generate)?, false)
+    pub fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>> {
+        self.encode(&self.render_chat(chat)?, false)
     }
 }

@@ -12,7 +12,7 @@ use tinsmith::{
     AdamParams, ApiFuture, Config, Datum, ForwardBackwardResult, LoraOptions, SamplingClient,
     SamplingParams, ServiceClient, TrainingClient,
 };
-use tinsmith_tokenizer::{Message, Tokenizer};
+use tinsmith_tokenizer::{Chat, Message, Tokenizer};
 use tokio::time::Instant;
 
 use crate::{
@@ -244,8 +244,8 @@ impl Lesson {
     }
 
     fn prompt(&self, row: &Row) -> Result<Vec<u32>> {
-        let chat = [Message::new("user", row.prompt.as_str())];
-        self.tokenizer.encode_chat(&chat, true).context("write the chat")
+        let chat = Chat::new(&[Message::new("user", row.prompt.as_str())], true);
+        self.tokenizer.encode_chat(&chat).context("write the chat")
     }
 
     fn compare(&self, before: &[String], after: &[String]) -> Result<()> {

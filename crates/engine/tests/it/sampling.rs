@@ -5,8 +5,8 @@ use tinsmith_engine::{
 };
 
 use crate::tiny::{
-    CONTEXT, CpuEngine, END, SplitMix64, VOCAB, bits, config, engine, job, run_one, sample,
-    sampled, text_of,
+    CONTEXT, CpuEngine, END, SplitMix64, VOCAB, bits, config, engine, engine_ended_by, job,
+    run_one, sample, sampled, text_of,
 };
 
 const BASE: SamplerKey = SamplerKey(0);
@@ -57,6 +57,26 @@ fn the_models_end_token_stops_unless_the_list_is_empty() {
     for stop in [Stop::Default, never, Stop::Strings(vec!["never".to_owned()])] {
         let output = draw(&mut engine, SampleJob { stop: stop.clone(), ..hot.clone() });
         assert_eq!(output.sequences[0].tokens, free.tokens[..=place], "{stop:?}");
+        assert_eq!(output.sequences[0].stop_reason, StopReason::Stop);
+    }
+}
+
+/// The rest of the generation configuration is Hugging Face's defaults: the API has its own.
+#[test]
+fn each_end_token_of_the_generation_configuration_stops() {
+    let hot = SampleJob { temperature: 50.0, ..job(&SplitMix64(11).tokens(9), 400) };
+    let free = draw(&mut base(config()), hot.clone()).sequences[0].tokens.clone();
+    let place = first_new(&free, 5);
+    let later = (place + 1..free.len()).find(|at| !free[..*at].contains(&free[*at])).unwrap();
+    for (ends, place) in [
+        (vec![free[later], free[place]], place),
+        (vec![free[place], free[later]], place),
+        (vec![free[later], u32::try_from(VOCAB).unwrap()], later),
+    ] {
+        let mut engine = engine_ended_by(&ends, config());
+        engine.create_sampler(BASE, "a", None).unwrap();
+        let output = draw(&mut engine, SampleJob { stop: Stop::Default, ..hot.clone() });
+        assert_eq!(output.sequences[0].tokens, free[..=place], "{ends:?}");
         assert_eq!(output.sequences[0].stop_reason, StopReason::Stop);
     }
 }

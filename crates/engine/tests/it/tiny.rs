@@ -163,7 +163,20 @@ pub(crate) fn engine(threads: usize, config: Config) -> CpuEngine {
 pub(crate) fn engine_on(threads: usize, kernels: Kernels, config: Config) -> CpuEngine {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
-    let model = ModelDir::open(dir.path()).unwrap();
+    engine_of(dir.path(), threads, kernels, config)
+}
+
+/// An engine of the model with these tokens at the end of a text, as its generation configuration says.
+pub(crate) fn engine_ended_by(end_tokens: &[u32], config: Config) -> CpuEngine {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let json = serde_json::json!({ "eos_token_id": end_tokens, "temperature": 0.1, "top_k": 1 });
+    fs::write(dir.path().join("generation_config.json"), json.to_string()).unwrap();
+    engine_of(dir.path(), 1, Kernels::f32(), config)
+}
+
+fn engine_of(dir: &Path, threads: usize, kernels: Kernels, config: Config) -> CpuEngine {
+    let model = ModelDir::open(dir).unwrap();
     let mut backend = CpuBackend::new(CpuConfig { threads, kernels }).unwrap();
     let decoder = Decoder::load(&mut backend, &model).unwrap();
     let end_tokens = model.end_tokens().to_vec();

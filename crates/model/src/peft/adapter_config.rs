@@ -7,13 +7,30 @@ use serde_json::{Map, Value, json};
 use super::CONFIG;
 use crate::{
     Error, Result,
-    lora::{ALPHA, LoraSpec},
+    config::DecoderConfig,
+    lora::{ALPHA, LoraSpec, Site},
 };
 
 /// What we need of it.
 pub(super) struct AdapterConfig {
     pub(super) rank: usize,
     pub(super) alpha: f32,
+    /// The base model as the adapter's author called it.
+    pub(super) base_model_name: Option<String>,
+    targets: Targets,
+    excluded: Targets,
+    /// Numbers of the layers that it trains; `None`: all.
+    layers: Option<Vec<u64>>,
+}
+
+/// Which modules are meant.
+enum Targets {
+    /// Whole names, or their last parts.
+    Named(Vec<String>),
+    /// Every linear module but the unembedding.
+    AllLinear,
+    /// A regular expression in Python's dialect, or nothing at all: only the tensors tell.
+    Unknown,
 }
 
 /// Keys that change nothing about what the adapter computes, or that the tensors say better.
@@ -23,7 +40,7 @@ const HARMLESS: &[&str] = &[
     "ensure_weight_tying",
     "exclude_modules",
     "inference_mode",
-    "layers_pattern",
+    "layers_to_transform",
     "loftq_config",
     "lora_alpha",
     "lora_dropout",
@@ -37,6 +54,25 @@ const HARMLESS: &[&str] = &[
     "runtime_config",
     "target_modules",
     "task_type",
+];
+
+/// Why a feature is refused, and what would do.
+const REASONS: &[(&str, &str)] = &[
+    ("alpha_pattern", "all modules have one alpha here"),
+    ("bias", "only \"none\" is: an adapter trains no biases here"),
+    ("fan_in_fan_out", "weights lie as [outputs, inputs] here"),
+    ("init_lora_weights", "it changes the base weights too; convert it to a plain LoRA with PEFT"),
+    ("lora_bias", "an adapter trains no biases here"),
+    ("modules_to_save", "whole modules are not trained here"),
+    ("rank_pattern", "all modules have one rank here"),
+    ("target_parameters", "only the weights of linear modules are trained here"),
+    ("trainable_token_indices", "the embedding is not trained here"),
+    ("use_dora", "DoRA's magnitudes cannot be held in A and B"),
+    (
+        "use_rslora",
+        "scaling is lora_alpha / r here; lora_alpha times the square root of r with use_rslora false is the \
+         same adapter",
+    ),
 ];
 
 impl AdapterConfig {
@@ -54,10 +90,16 @@ impl AdapterConfig {
                 "bias" => value == "none",
                 // Others (PiSSA, OLoRA, LoftQ, CorDA) change the base weights too.
                 "init_lora_weights" => value.is_boolean() || value == "gaussian",
+                "layers_pattern" => {
+                    is_off(value) || value == "layers" || *value == json!(["layers"])
+                }
                 key => HARMLESS.contains(&key) || is_off(value),
             };
             if !accepted {
-                return Err(refuse(&format!("sets `{key}` to {value}, which is not supported")));
+                let reason = REASONS.iter().find(|(known, _)| known == key);
+                let reason = reason.map_or_else(String::new, |(_, reason)| format!(": {reason}"));
+                let problem = format!("sets `{key}` to {value}, which is not supported{reason}");
+                return Err(refuse(&problem));
             }
         }
         let rank =
@@ -70,8 +112,73 @@ impl AdapterConfig {
         if !(alpha.is_finite() && alpha > 0.0) {
             return Err(refuse("has a `lora_alpha` that is not a positive number"));
         }
-        Ok(Self { rank, alpha })
+        let name = json.get("base_model_name_or_path").and_then(Value::as_str);
+        let targets = Targets::parse("target_modules", json.get("target_modules"))?;
+        let excluded = Targets::parse("exclude_modules", json.get("exclude_modules"))?;
+        let layers = layers(json.get("layers_to_transform"))?;
+        let base_model_name = name.filter(|name| !name.is_empty()).map(str::to_owned);
+        Ok(Self { rank, alpha, base_model_name, targets, excluded, layers })
     }
+
+    /// Whether PEFT would give this site a LoRA; `None` where only the tensors tell.
+    pub(super) fn targets(&self, config: &DecoderConfig, site: Site) -> Option<bool> {
+        let found = match &self.targets {
+            Targets::Named(names) => {
+                let module = site.module(config);
+                let in_layers = match (&self.layers, site) {
+                    (None, _) => true,
+                    (Some(layers), Site::Layer(layer, _)) => layers.contains(&(layer as u64)),
+                    (Some(_), Site::Unembed) => false,
+                };
+                // As in PEFT, the layers bind only names that are not whole.
+                names.contains(&module) || (in_layers && is_named(&module, names))
+            }
+            Targets::AllLinear => site != Site::Unembed,
+            Targets::Unknown => return None,
+        };
+        match &self.excluded {
+            Targets::Named(names) => {
+                let module = site.module(config);
+                Some(found && !names.contains(&module) && !is_named(&module, names))
+            }
+            Targets::AllLinear | Targets::Unknown => (!found).then_some(false),
+        }
+    }
+}
+
+impl Targets {
+    fn parse(key: &str, value: Option<&Value>) -> Result<Self> {
+        match value {
+            None | Some(Value::Null) if key == "exclude_modules" => Ok(Self::Named(Vec::new())),
+            Some(Value::Array(items)) => {
+                let names: Option<_> =
+                    items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+                let problem = || refuse(&format!("has a `{key}` that is no list of names"));
+                Ok(Self::Named(names.ok_or_else(problem)?))
+            }
+            Some(Value::String(text)) if text == "all-linear" => Ok(Self::AllLinear),
+            None | Some(Value::Null | Value::String(_)) => Ok(Self::Unknown),
+            Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+                Err(refuse(&format!("has a `{key}` that is neither a text nor a list of names")))
+            }
+        }
+    }
+}
+
+/// Whether one of `names` is the end of the module's name.
+fn is_named(module: &str, names: &[String]) -> bool {
+    let ends =
+        |name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'));
+    names.iter().any(ends)
+}
+
+/// A layer's number, or a list of them; nothing: all layers.
+fn layers(value: Option<&Value>) -> Result<Option<Vec<u64>>> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let items = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
+    let numbers: Option<Vec<u64>> = items.iter().map(Value::as_u64).collect();
+    let problem = || refuse("has a `layers_to_transform` that is no list of layers' numbers");
+    Ok(Some(numbers.ok_or_else(problem)?).filter(|numbers| !numbers.is_empty()))
 }
 
 /// The file for an adapter of ours. Only keys that every PEFT version of the last years knows.

@@ -7,7 +7,7 @@ use tinsmith_types::ids::{ModelId, SamplingSessionId, TenantId};
 
 use super::{Fixture, done, failure, manifest};
 use crate::{
-    BlobId, CheckpointKind, CheckpointRecord, Completion, Effect, Error, NewCheckpoint,
+    BlobId, CheckpointKind, CheckpointRecord, Completion, Effect, Error, NewCheckpoint, NewImport,
     NewSamplingSession, Outcome, Result, Retrieved,
 };
 
@@ -41,6 +41,34 @@ async fn save(fixture: &Fixture, seq: i64, new: NewCheckpoint) -> (Result<()>, R
 
 async fn find(fixture: &Fixture, model: &ModelId, name: &str) -> Result<CheckpointRecord> {
     fixture.store.checkpoint(&fixture.tenant, model, KIND, name).await
+}
+
+#[tokio::test]
+async fn imported_checkpoints_are_those_of_a_run_that_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let model = fixture.model(0);
+    let import = NewImport {
+        run: super::new_run(&fixture.session),
+        blob: stage(&fixture, &model, "abc").await,
+        size_bytes: 3,
+        kinds: vec![KIND, CheckpointKind::SamplerWeights],
+        name: "mine".to_owned(),
+    };
+    let nowhere = NewImport { blob: BlobId("0".repeat(64)), ..import.clone() };
+    let refused = fixture.store.import(&fixture.tenant, nowhere).await;
+    assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    // Nothing of it was kept, so that it can be done again.
+    let run = fixture.store.import(&fixture.tenant, import.clone()).await.unwrap();
+    assert_eq!((&run.id, run.ready), (&model, true));
+    let ended = fixture.store.heartbeat(&fixture.tenant, &fixture.session).await;
+    assert!(matches!(ended, Err(Error::Finished)), "{ended:?}");
+    let fixture = fixture.reopen(dir.path());
+    assert_eq!(fixture.claim_seqs().await, [0i64; 0]);
+    for kind in import.kinds {
+        let found = fixture.store.checkpoint(&fixture.tenant, &model, kind, "mine").await.unwrap();
+        assert_eq!((found.blob, found.size_bytes), (import.blob.clone(), 3));
+    }
 }
 
 #[tokio::test]

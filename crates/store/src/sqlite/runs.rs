@@ -1,10 +1,12 @@
 //! Statements about runs and their snapshots.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 use tinsmith_types::ids::{ModelId, SeqId, SessionId, TenantId};
 
 use crate::{
-    BlobId, Error, NewRun, Result, RunRecord, SnapshotRecord,
+    BlobId, Error, NewCheckpoint, NewImport, NewRun, Result, RunRecord, SnapshotRecord,
     sqlite::{Tx, found, json, sessions, text, time, unsigned},
 };
 
@@ -30,6 +32,32 @@ impl Tx<'_> {
                 self.now.as_microsecond(),
             ))?;
         Ok(())
+    }
+
+    pub(crate) fn import(&self, tenant: &TenantId, new: &NewImport) -> Result<RunRecord> {
+        let session_id = &new.run.session_id;
+        let id = ModelId::of(session_id, 0);
+        self.insert_run(tenant, &id, &new.run)?;
+        // Nothing was requested of it, and nothing has to be replayed.
+        let update = "UPDATE runs SET ready = 1 WHERE id = ?1";
+        self.conn.prepare_cached(update)?.execute([&id.0])?;
+        for &kind in &new.kinds {
+            self.save_checkpoint(
+                tenant,
+                &NewCheckpoint {
+                    model_id: id.clone(),
+                    kind,
+                    name: new.name.clone(),
+                    blob: new.blob.clone(),
+                    size_bytes: new.size_bytes,
+                    expires_at: None,
+                    user_metadata: BTreeMap::new(),
+                    overwrite: false,
+                },
+            )?;
+        }
+        self.finish_session(tenant, session_id, "success", None)?;
+        run(self.conn, tenant, &id)
     }
 
     pub(crate) fn mark_run(

@@ -4,9 +4,10 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
-use tinsmith_tokenizer::{IncrementalDecoder, Message, Tokenizer};
+use tinsmith_tokenizer::{Chat, IncrementalDecoder, Message, Tokenizer, Value};
 
 /// A byte-level tokenizer: token `b` is the byte `b`, token 256 is `<|end|>`.
 fn byte_level() -> serde_json::Value {
@@ -137,13 +138,14 @@ fn chats_render_as_the_template_says() {
     ] {
         let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let tokenizer = open(&files);
-        assert_eq!(tokenizer.render_chat(&messages, true).unwrap(), expected);
-        let tokens = tokenizer.encode_chat(&messages, true).unwrap();
+        assert_eq!(tokenizer.render_chat(&Chat::new(&messages, true)).unwrap(), expected);
+        let tokens = tokenizer.encode_chat(&Chat::new(&messages, true)).unwrap();
         assert_eq!(tokenizer.decode(&tokens).unwrap(), expected);
         assert_eq!(tokens.iter().filter(|token| **token == 256).count(), 2);
-        let without = tokenizer.render_chat(&messages[1..], false).unwrap();
+        let without = tokenizer.render_chat(&Chat::new(&messages[1..], false)).unwrap();
         assert_eq!(without, "<s>user: hello<|end|>\n");
-        let error = tokenizer.render_chat(&[Message::new("user", " ")], true).unwrap_err();
+        let error =
+            tokenizer.render_chat(&Chat::new(&[Message::new("user", " ")], true)).unwrap_err();
         assert_eq!(error.to_string(), "render the chat template: an empty question (line 3)");
     }
 }
@@ -152,7 +154,7 @@ fn chats_render_as_the_template_says() {
 fn json_in_templates_is_as_python_writes_it() {
     let source = "{{ {'a': [1, \"<b> & 'c' \\\\u003c\"]} | tojson }}|{{ messages[0].content | tojson(indent=2) }}";
     let tokenizer = open(&[("chat_template.jinja", source)]);
-    let text = tokenizer.render_chat(&[Message::new("user", "é\n")], true).unwrap();
+    let text = tokenizer.render_chat(&Chat::new(&[Message::new("user", "é\n")], true)).unwrap();
     assert_eq!(text, "{\"a\": [1, \"<b> & 'c' \\\\u003c\"]}|\"é\\n\"");
 }
 
@@ -172,6 +174,85 @@ fn faults_name_the_file_and_the_fix() {
     let files = [("tokenizer.json", tokenizer.as_str()), ("tokenizer_config.json", "[")];
     let message = refusal(directory(&files).path());
     assert!(message.starts_with("parse DIR/tokenizer_config.json: "), "{message}");
-    let error = open(&[]).render_chat(&[], true).unwrap_err().to_string();
+    let error = open(&[]).render_chat(&Chat::new(&[], true)).unwrap_err().to_string();
     assert!(error.contains("neither chat_template.jinja nor"), "{error}");
+}
+
+/// What transformers makes of chats: the last index is that of the settings. Null: it refuses.
+#[derive(Deserialize)]
+struct Expected {
+    chats: BTreeMap<String, Vec<Value>>,
+    settings: Vec<Chat>,
+    texts: BTreeMap<String, BTreeMap<String, Vec<Option<String>>>>,
+}
+
+#[test]
+fn chats_render_as_in_transformers() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat");
+    let expected = fs::read_to_string(golden.join("expected.json")).unwrap();
+    let expected: Expected = serde_json::from_str(&expected).unwrap();
+    let (mut rendered, mut wrong) = (0, Vec::new());
+    for (template, chats) in &expected.texts {
+        let source = fs::read_to_string(golden.join(template).with_extension("jinja")).unwrap();
+        let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}}).to_string();
+        let tokenizer =
+            open(&[("chat_template.jinja", &source), ("tokenizer_config.json", &config)]);
+        for (name, texts) in chats {
+            for (setting, text) in expected.settings.iter().zip(texts) {
+                let chat = Chat { messages: expected.chats[name].clone(), ..setting.clone() };
+                let ours = tokenizer.render_chat(&chat);
+                rendered += 1;
+                if ours.as_ref().ok() != text.as_ref() {
+                    let place =
+                        format!("{template}: {name}: {:?}: {:?}", setting.end, setting.variables);
+                    wrong.push(format!("{place}\nours {ours:?}\ntheirs {text:?}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(rendered, 5 * 16 * 7);
+}
+
+#[test]
+fn templates_are_found_where_transformers_saves_them() {
+    let messages = [Message::new("user", "hello")];
+    let tool = Value::from_pairs([("name", "now")]);
+    let chat = Chat::new(&messages, false);
+    let with_tools = Chat { tools: Some(vec![tool]), ..chat.clone() };
+    let named = config(&json!([
+        {"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"},
+    ]));
+    let tokenizer = open(&[("tokenizer_config.json", &named)]);
+    assert_eq!(tokenizer.render_chat(&chat).unwrap(), "plain");
+    assert_eq!(tokenizer.render_chat(&with_tools).unwrap(), "tools");
+    let tokenizer = open(&[("chat_template.json", r#"{"chat_template": "of a processor"}"#)]);
+    assert_eq!(tokenizer.render_chat(&with_tools).unwrap(), "of a processor");
+    let dir = directory(&[
+        ("tokenizer.json", &byte_level().to_string()),
+        ("chat_template.jinja", "plain"),
+        ("tokenizer_config.json", &named),
+    ]);
+    let folder = dir.path().join("additional_chat_templates");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("tool_use.jinja"), "from a file").unwrap();
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    assert_eq!(tokenizer.render_chat(&chat).unwrap(), "plain");
+    assert_eq!(tokenizer.render_chat(&with_tools).unwrap(), "from a file");
+    let only = open(&[(
+        "tokenizer_config.json",
+        &config(&json!([{"name": "rag", "template": "documents"}])),
+    )]);
+    let error = only.render_chat(&chat).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "render the chat template: there are several by name, and none is called `default`"
+    );
+}
+
+#[test]
+fn the_end_token_is_that_of_the_configuration() {
+    assert_eq!(open(&[("tokenizer_config.json", &config(&json!("x")))]).end_token(), Some(256));
+    assert_eq!(open(&[("tokenizer_config.json", r#"{"eos_token": "</s>"}"#)]).end_token(), None);
+    assert_eq!(open(&[]).end_token(), None);
 }

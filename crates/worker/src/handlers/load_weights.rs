@@ -72,7 +72,10 @@ fn load<B: Backend>(
         .map_err(|error| user_failure(format!("{}: {error}", request.path)))?;
     let (manifest, files) = worker.blob(&checkpoint.blob)?;
     if request.optimizer && !manifest.optimizer {
-        let message = format!("{} holds no optimizer state: it is sampler weights", request.path);
+        let message = format!(
+            "{} holds no optimizer state: it is sampler weights, or was imported",
+            request.path
+        );
         return Err(user_failure(message));
     }
     let engine = &mut worker.models[model].engine;
