@@ -24,7 +24,6 @@ struct Line([f32; LANES]);
 pub(crate) struct Buffer(Vec<Line>);
 
 impl Buffer {
-    /// The operating system gives the pages when they are first written.
     pub(crate) fn zeros(floats: usize) -> Result<Self> {
         let lines = floats.div_ceil(LANES);
         if lines == 0 {

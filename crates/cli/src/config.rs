@@ -15,7 +15,7 @@ use crate::{device, hub};
 
 mod limits;
 
-pub(crate) use limits::{engine, server, store, worker};
+pub(crate) use limits::{REQUESTS_BYTES, Shares, engine, server, store, worker};
 
 /// A setting: its key in `tinsmith.toml` (and, in capitals after `TINSMITH_`, in the environment), its
 /// default, and what it is for. Lists are separated by commas.
@@ -48,9 +48,18 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "context_max",
         "0",
-        "longest sequence in tokens; 0: the model's own. Samples go as far as the cache does",
+        "longest sequence in tokens, beyond the model's own too; 0: the model's own. Samples go as far as the cache does",
     ),
-    ("kv_cache_mb", "512", "memory for keys and values of sampled sequences, each base model"),
+    (
+        "memory",
+        "auto",
+        "memory to use at most, as bytes or like 12GiB; auto: 7/8 of the machine's, or of its container's",
+    ),
+    (
+        "kv_cache_mb",
+        "0",
+        "memory for keys and values of sampled sequences, each base model; 0: a share of what is left",
+    ),
     (
         "kv_spill_mb",
         "1024",
@@ -59,7 +68,7 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "activation_mb",
         "0",
-        "memory for the activations of a training step; 0: a third of the machine's",
+        "memory for one training step, each base model; 0: a share of what is left",
     ),
     ("sequences_max", "64", "sequences that decode together, each base model"),
     ("runs_max", "64", "training runs in memory; others rest on disk"),
@@ -220,9 +229,12 @@ pub(crate) struct Settings {
     pub(crate) tokenizers: BTreeMap<String, String>,
     pub(crate) insecure_no_auth: bool,
     pub(crate) context_max: usize,
+    /// `None`: to be taken from the machine.
+    pub(crate) memory: Option<usize>,
+    /// 0: a share of the memory.
     pub(crate) kv_cache_bytes: usize,
     pub(crate) kv_spill_bytes: usize,
-    /// 0: to be taken from the machine.
+    /// 0: a share of the memory.
     pub(crate) activation_bytes: usize,
     pub(crate) sequences_max: usize,
     pub(crate) runs_max: usize,
@@ -265,10 +277,9 @@ impl Settings {
             threads: values.number_in("threads", 0..=THREADS_MAX)?,
             tokenizers: pairs(&values.list("tokenizer"))?,
             insecure_no_auth: values.flag("insecure_no_auth")?,
-            context_max: values.number("context_max")?,
-            kv_cache_bytes: values
-                .number_in("kv_cache_mb", 1..=COUNT_MAX)?
-                .saturating_mul(MEBIBYTE),
+            context_max: values.number_in("context_max", 0..=COUNT_MAX)?,
+            memory: memory(values.text("memory"))?,
+            kv_cache_bytes: values.number("kv_cache_mb")?.saturating_mul(MEBIBYTE),
             kv_spill_bytes: values
                 .number_in("kv_spill_mb", 0..=COUNT_MAX)?
                 .saturating_mul(MEBIBYTE),
@@ -355,6 +366,31 @@ fn pairs(items: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(pairs)
 }
 
+/// Bytes, from a number with or without a unit.
+fn memory(text: &str) -> Result<Option<usize>> {
+    let text = text.trim();
+    if text == "auto" {
+        return Ok(None);
+    }
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let unit: Option<usize> = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "mb" => Some(1_000_000),
+        "mib" => Some(MEBIBYTE),
+        "gb" => Some(1_000_000_000),
+        "gib" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = number.parse().ok().zip(unit).and_then(|(number, unit)| unit.checked_mul(number));
+    let bytes = bytes.filter(|&bytes| bytes > 0);
+    bytes.map(Some).with_context(|| {
+        format!(
+            "read memory = {text:?}: give auto, bytes, or a whole number with its unit, like 12GiB"
+        )
+    })
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
 fn data_dir(given: &str) -> Result<PathBuf> {
     if !given.is_empty() {
@@ -423,6 +459,18 @@ mod tests {
         assert!(message(Some("prot = 3"), &[]).contains("did you mean `port`?"));
         assert!(message(None, &[("TINSMITH_THREAD", "2")]).contains("did you mean `threads`?"));
         assert!(message(Some("zzzzzzzz = 1"), &[]).contains("config show"));
+    }
+
+    #[test]
+    fn memory_has_units() {
+        let read = |text| memory(text).unwrap();
+        assert_eq!(read("auto"), None);
+        assert_eq!(read("4096"), Some(4096));
+        assert_eq!(read("12GiB"), Some(12 << 30));
+        assert_eq!(read("500 mb"), Some(500_000_000));
+        for bad in ["", "0", "GiB", "1.5GiB", "12 lines", "99999999999GiB"] {
+            assert!(memory(bad).unwrap_err().to_string().contains("give auto"), "{bad}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod device;
 mod host;
 mod hub;
 mod logs;
+mod memory;
 mod models;
 mod random;
 mod run;

@@ -6,21 +6,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tinsmith_backend::{ATTENTION_TILE, Backend as _};
+use tinsmith_backend::Backend as _;
 use tinsmith_engine::{Decoder, Engine, ModelDir};
 use tinsmith_server::{Catalog, ModelEntry};
 use tinsmith_tokenizer::Tokenizer;
 
 use crate::{
-    config::{self, Settings},
+    config::Settings,
     device::{self, Device},
-    host, hub,
+    hub,
+    memory::{self, Planned, Room, Wish},
 };
 
 /// The first model is also called this.
 const FIRST: &str = "base";
-/// Shares of the machine's memory, where nothing else is said.
-const ACTIVATION_SHARE: u64 = 3;
 
 /// One directory, with every name that it is offered under.
 #[derive(Clone, Debug)]
@@ -101,25 +100,57 @@ pub(crate) fn shipped() -> Result<PathBuf> {
     bail!("find the model that ships (models/nano): run from the repository, or name a MODEL")
 }
 
-/// Opens and packs every model on one device's threads.
+/// A model whose files have been looked at, and whose memory is planned; nothing is loaded.
+pub(crate) struct Opened {
+    pub(crate) offer: Offer,
+    pub(crate) dir: ModelDir,
+    pub(crate) planned: Planned,
+    device: Device,
+}
+
+/// Opens every model, and shares out the memory among them.
+///
+/// # Errors
+///
+/// What is wrong with which file, or what does not fit, and how to mend it.
+pub(crate) fn open(settings: &Settings, offers: &[Offer], room: &Room) -> Result<Vec<Opened>> {
+    let mut models = Vec::new();
+    for offer in offers {
+        let dir = ModelDir::open(&offer.dir)
+            .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
+        let device = device::open(settings, dir.stored_dtype())
+            .with_context(|| format!("serve {}", offer.names[0]))?;
+        models.push((offer, dir, device));
+    }
+    let wishes: Vec<Wish<'_>> = models
+        .iter()
+        .map(|(offer, dir, device)| Wish { name: &offer.names[0], dir, device })
+        .collect();
+    let plans = memory::share(settings, room, &wishes)?;
+    let opened = models.into_iter().zip(plans).map(|((offer, dir, device), planned)| Opened {
+        offer: offer.clone(),
+        dir,
+        planned,
+        device,
+    });
+    Ok(opened.collect())
+}
+
+/// Packs every model on one device's threads.
 ///
 /// # Errors
 ///
 /// What is wrong with which file, and how to mend it.
-pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
+pub(crate) fn load(settings: &Settings, opened: Vec<Opened>) -> Result<Loaded> {
     let mut models = Vec::new();
     let mut entries = Vec::new();
-    for offer in offers {
-        let dir = ModelDir::open(&offer.dir)
-            .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
+    for Opened { offer, dir, planned, mut device } in opened {
         let tokenizer = Tokenizer::open(&offer.dir)
             .with_context(|| format!("serve {} from {}", offer.names[0], offer.dir.display()))?;
         let end_tokens = end_tokens(&dir, &tokenizer);
         let digest = dir.digest();
-        let mut device = device::open(settings, dir.stored_dtype())
-            .with_context(|| format!("serve {}", offer.names[0]))?;
         let kernel_set = device.kernel_set().to_owned();
-        let limits = limits(settings, &dir);
+        let limits = planned.config;
         let decoder = Decoder::load(&mut device, &dir)
             .with_context(|| format!("load {}", offer.dir.display()))?;
         let engine = Engine::new(device, decoder, end_tokens, Some(Arc::new(tokenizer)), limits)
@@ -133,7 +164,7 @@ pub(crate) fn load(settings: &Settings, offers: &[Offer]) -> Result<Loaded> {
                 tokenizer_id: tokenizer_id.unwrap_or_else(|| offer.tokenizer.clone()),
                 vocab_size: u32::try_from(dir.config().vocab_size).context("use the vocabulary")?,
                 context: limits.max_model_len,
-                training_context: training_context(settings, &dir),
+                training_context: limits.train_context_max,
                 kernel_set: kernel_set.clone(),
                 trainable: true,
                 sampleable: true,
@@ -150,38 +181,6 @@ fn end_tokens(dir: &ModelDir, tokenizer: &Tokenizer) -> Vec<u32> {
         return tokenizer.end_token().into_iter().collect();
     }
     dir.end_tokens().to_vec()
-}
-
-/// The engine's limits for one model on this machine.
-pub(crate) fn limits(settings: &Settings, dir: &ModelDir) -> tinsmith_engine::Config {
-    let config = dir.config();
-    let token_bytes =
-        config.layers * 2 * config.kv_heads * config.head_dim.next_multiple_of(16) * 4;
-    let kv_blocks = (settings.kv_cache_bytes / (token_bytes * ATTENTION_TILE)).max(1);
-    let wanted = training_context(settings, dir);
-    let max_model_len = wanted.min(kv_blocks * ATTENTION_TILE);
-    if max_model_len < wanted {
-        tracing::warn!(
-            context = max_model_len,
-            wanted,
-            "samples are cut to the context that kv_cache_mb holds; training is not"
-        );
-    }
-    let activation_bytes = match settings.activation_bytes {
-        0 => host::memory().map_or(4 << 30, |memory| memory.total / ACTIVATION_SHARE),
-        bytes => bytes as u64,
-    };
-    let activation_bytes = usize::try_from(activation_bytes).unwrap_or(usize::MAX);
-    config::engine(settings, kv_blocks, max_model_len, activation_bytes)
-}
-
-/// Tokens of the longest sequence that is wanted. Training keeps no cache: the engine refuses a datum whose
-/// activations do not fit.
-fn training_context(settings: &Settings, dir: &ModelDir) -> usize {
-    match settings.context_max {
-        0 => dir.config().max_positions,
-        context => context.min(dir.config().max_positions),
-    }
 }
 
 /// A directory of that path comes first.

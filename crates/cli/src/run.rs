@@ -14,6 +14,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     config::{self, Settings},
     host,
+    memory::{Planned, Room},
     models::{self, Offer},
 };
 
@@ -28,6 +29,9 @@ const OTHER_FILES: u64 = 256;
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) names: Vec<String>,
+    pub(crate) room: Room,
+    /// Of each model.
+    pub(crate) plans: Vec<Planned>,
     store: Store,
     worker: Arc<tinsmith_worker::Handle>,
     stop: watch::Sender<bool>,
@@ -49,14 +53,19 @@ pub(crate) async fn start(settings: &Settings, offers: &[Offer]) -> Result<Runni
     let address = listener.local_addr().context("read the port")?;
 
     let clock: Arc<dyn Clock> = SystemClock::new();
-    let store = Store::open(config::store(settings), Arc::clone(&clock)).map_err(|error| {
-        // A refusal says which directory, and what is wrong with it.
-        let says_all = matches!(error, tinsmith_store::Error::Refused { .. });
-        let error = anyhow::Error::new(error);
-        let place = settings.data_dir.display();
-        if says_all { error } else { error.context(format!("open the data directory {place}")) }
-    })?;
-    let mut loaded = models::load(settings, offers)?;
+    let room = Room::of(settings);
+    let models = models::open(settings, offers, &room)?;
+    let store = Store::open(config::store(settings, room.requests()), Arc::clone(&clock)).map_err(
+        |error| {
+            // A refusal says which directory, and what is wrong with it.
+            let says_all = matches!(error, tinsmith_store::Error::Refused { .. });
+            let error = anyhow::Error::new(error);
+            let place = settings.data_dir.display();
+            if says_all { error } else { error.context(format!("open the data directory {place}")) }
+        },
+    )?;
+    let plans = models.iter().map(|model| model.planned.clone()).collect();
+    let mut loaded = models::load(settings, models)?;
     if settings.kv_spill_bytes > 0 {
         for model in &mut loaded.models {
             let file = store.scratch_file().context("make a file for spilled keys and values")?;
@@ -65,7 +74,7 @@ pub(crate) async fn start(settings: &Settings, offers: &[Offer]) -> Result<Runni
     }
     let names = loaded.catalog.models.iter().map(|model| model.name.clone()).collect();
     let worker = tinsmith_worker::start(
-        config::worker(settings),
+        config::worker(settings, room.requests()),
         store.clone(),
         Arc::clone(&clock),
         loaded.models,
@@ -79,7 +88,7 @@ pub(crate) async fn start(settings: &Settings, offers: &[Offer]) -> Result<Runni
         record(&counted.stats());
         recorder.render()
     });
-    let mut limits = config::server(settings, connections_max.clamp(64, 65_536));
+    let mut limits = config::server(settings, connections_max.clamp(64, 65_536), room.requests());
     limits.loopback_only = address.ip().is_loopback();
     let router =
         tinsmith_server::router(limits.clone(), store.clone(), loaded.catalog, clock, metrics);
@@ -92,7 +101,7 @@ pub(crate) async fn start(settings: &Settings, offers: &[Offer]) -> Result<Runni
         tinsmith_server::serve(listener, router, &limits, shutdown).await;
     });
     tokio::spawn(sweep(store.clone()));
-    Ok(Running { address, names, store, worker, stop, http })
+    Ok(Running { address, names, room, plans, store, worker, stop, http })
 }
 
 impl Running {

@@ -5,7 +5,9 @@
 pub struct Config {
     /// Tokens of a training micro-batch of whole datums (512). A longer datum goes alone.
     pub train_tokens_max: usize,
-    /// Bytes that one micro-batch may need for activations; bounds the longest datum.
+    /// Tokens of the longest datum. Beyond the model's own context, positions go on as they are.
+    pub train_context_max: usize,
+    /// Bytes that one micro-batch may need, as planned; bounds the longest datum.
     pub activation_bytes_max: usize,
     /// Pieces of training work that may wait, all runs together (1,024).
     pub training_queue_max: usize,
@@ -20,7 +22,7 @@ pub struct Config {
     /// Spilling is off where a token's work is less than this many floating-point operations for each byte that
     /// is written or read (256): computing it again would be sooner done.
     pub kv_spill_flops_per_byte_min: usize,
-    /// Prompt and completion tokens of one sequence; at most the model's own context.
+    /// Prompt and completion tokens of one sequence.
     pub max_model_len: usize,
     /// Sampled sequences that may wait, all samplers together (4,096).
     pub waiting_sequences_max: usize,
@@ -30,6 +32,12 @@ pub struct Config {
     pub stops_max: usize,
     /// Resident training runs (64).
     pub runs_max: usize,
+    /// Bytes of all resident training runs.
+    pub runs_bytes_max: usize,
     /// Resident samplers (256).
     pub samplers_max: usize,
+    /// Bytes of all resident samplers.
+    pub samplers_bytes_max: usize,
+    /// Highest rank of an adapter.
+    pub rank_max: usize,
 }

@@ -12,6 +12,7 @@ use tinsmith_tokenizer::Tokenizer;
 use crate::{
     Config, Error, Failure, Output, Parts, Result, RunKey, SamplerKey, Stats, Ticket, Work,
     device::Device,
+    plan::{Plan, run_bytes, sampler_bytes},
     sample::{Sampling, SpillFile, StopSource},
     train::{ForwardRequest, Run, Trainer},
 };
@@ -56,7 +57,7 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Self> {
         check_config(&config)?;
         let workspace = Workspace::new(&mut backend, decoder.config())?;
-        let mut device = Device { backend, decoder, workspace };
+        let mut device = Device { backend, decoder, workspace, grown: None };
         let stops = StopSource { end_tokens, tokenizer };
         let sampling = Sampling::new(&mut device, &config, stops)?;
         Ok(Self {
@@ -86,6 +87,26 @@ impl<B: Backend> Engine<B> {
         self.device.backend.kernel_set()
     }
 
+    /// What this engine takes up at most.
+    pub fn plan(&self) -> Plan {
+        Plan::new(&self.device.backend, self.device.decoder.config(), &self.config)
+    }
+
+    /// Bytes that all resident runs may take up.
+    pub fn runs_bytes_max(&self) -> usize {
+        self.config.runs_bytes_max
+    }
+
+    /// Bytes of a run of this spec.
+    pub fn run_bytes(&self, spec: &LoraSpec) -> usize {
+        run_bytes(&self.device.backend, self.device.decoder.config(), spec)
+    }
+
+    /// Bytes of a sampler with an adapter of this spec.
+    pub fn sampler_bytes(&self, spec: &LoraSpec) -> usize {
+        sampler_bytes(&self.device.backend, self.device.decoder.config(), spec)
+    }
+
     /// Tokens of a prompt with its completion at most.
     pub fn max_model_len(&self) -> usize {
         self.sampling.context()
@@ -99,7 +120,8 @@ impl<B: Backend> Engine<B> {
         spec.check()?;
         self.trainer.check_new(&self.device, &self.config, run, Some(&spec))?;
         let Device { backend, decoder, .. } = &mut self.device;
-        self.trainer.insert(run, Run::new(backend, decoder.config(), spec)?);
+        let made = Run::new(backend, decoder.config(), spec)?;
+        self.trainer.insert(&self.device, run, made);
         Ok(())
     }
 
@@ -113,7 +135,7 @@ impl<B: Backend> Engine<B> {
         let restored = Run::restore(backend, decoder.config(), files, parts)?;
         let spec = *restored.adapter.spec();
         self.trainer.check_new(&self.device, &self.config, run, Some(&spec))?;
-        self.trainer.insert(run, restored);
+        self.trainer.insert(&self.device, run, restored);
         Ok(())
     }
 
@@ -159,13 +181,15 @@ impl<B: Backend> Engine<B> {
         scope: &str,
         files: Option<&Files>,
     ) -> Result<()> {
-        self.sampling.check_new(&self.config, sampler)?;
+        self.sampling.check_new(&self.device, &self.config, sampler, None)?;
         let Device { backend, decoder, .. } = &mut self.device;
         let adapter = match files {
             Some(files) => Some(peft::read_adapter(backend, decoder.config(), files)?),
             None => None,
         };
-        self.sampling.insert_read((sampler, scope), adapter, files);
+        let spec = adapter.as_ref().map(|adapter| *adapter.spec());
+        self.sampling.check_new(&self.device, &self.config, sampler, spec.as_ref())?;
+        self.sampling.insert_read(&self.device, (sampler, scope), adapter, files);
         Ok(())
     }
 
@@ -179,9 +203,10 @@ impl<B: Backend> Engine<B> {
         scope: &str,
         run: RunKey,
     ) -> Result<()> {
-        self.sampling.check_new(&self.config, sampler)?;
-        let adapter = self.trainer.get(run)?.adapter.copy(&mut self.device.backend)?;
-        self.sampling.insert_own((sampler, scope), adapter);
+        let adapter = &self.trainer.get(run)?.adapter;
+        self.sampling.check_new(&self.device, &self.config, sampler, Some(adapter.spec()))?;
+        let adapter = adapter.copy(&mut self.device.backend)?;
+        self.sampling.insert_own(&self.device, (sampler, scope), adapter);
         Ok(())
     }
 
@@ -264,7 +289,9 @@ impl<B: Backend> Engine<B> {
             kv_spill_blocks: scheduler.blocks.slots.num_used(),
             kv_blocks: self.config.kv_blocks,
             runs: self.trainer.num_runs(),
+            runs_bytes: self.trainer.bytes,
             samplers: self.sampling.num_samplers(),
+            samplers_bytes: self.sampling.bytes,
         }
     }
 }
@@ -272,6 +299,7 @@ impl<B: Backend> Engine<B> {
 fn check_config(config: &Config) -> Result<()> {
     let limits = [
         ("train_tokens_max", config.train_tokens_max),
+        ("train_context_max", config.train_context_max),
         ("activation_bytes_max", config.activation_bytes_max),
         ("training_queue_max", config.training_queue_max),
         ("prefill_tokens_max", config.prefill_tokens_max),
@@ -281,7 +309,10 @@ fn check_config(config: &Config) -> Result<()> {
         ("waiting_sequences_max", config.waiting_sequences_max),
         ("num_samples_max", config.num_samples_max),
         ("runs_max", config.runs_max),
+        ("runs_bytes_max", config.runs_bytes_max),
         ("samplers_max", config.samplers_max),
+        ("samplers_bytes_max", config.samplers_bytes_max),
+        ("rank_max", config.rank_max),
     ];
     for (name, limit) in limits {
         if limit == 0 {

@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod loss;
 mod optim;
+mod plan;
 mod sample;
 mod train;
 mod work;
@@ -17,6 +18,9 @@ pub use config::Config;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use loss::loss_inputs;
+pub use plan::{
+    Plan, longest_datum, run_bytes, sampler_bytes, sampling_step_bytes, training_step_bytes,
+};
 pub use sample::SpillFile;
 pub use tinsmith_backend::Backend;
 pub use tinsmith_model::{
@@ -24,6 +28,7 @@ pub use tinsmith_model::{
     decoder::Decoder,
     files::ModelDir,
     lora::LoraSpec,
+    memory::cache_bytes,
     peft::{self, Files},
 };
 pub use work::{

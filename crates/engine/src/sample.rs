@@ -23,7 +23,7 @@ use tinsmith_model::lora::Adapter;
 use tinsmith_tokenizer::Tokenizer;
 
 use crate::{
-    Config, Error, Failure, Files, Result, SampleJob, SamplerKey, Ticket, device::Device,
+    Config, Error, Failure, Files, LoraSpec, Result, SampleJob, SamplerKey, Ticket, device::Device,
     engine::Finished,
 };
 use check::check_job;
@@ -54,6 +54,8 @@ pub(crate) struct Sampling<B: Backend> {
     /// Number of the next adapter that nothing is known to equal.
     next_version: u64,
     pub(crate) prefix_hit_tokens: u64,
+    /// Planned bytes of all samplers.
+    pub(crate) bytes: usize,
     pub(crate) prefill_tokens: u64,
     pub(crate) decode_tokens: u64,
 }
@@ -71,6 +73,8 @@ struct Sampler<B: Backend> {
     adapter: Option<Adapter<B>>,
     /// What the names of its blocks begin with: its tenant and its weights.
     root: Key,
+    /// Planned.
+    bytes: usize,
 }
 
 impl<B: Backend> Sampling<B> {
@@ -89,11 +93,12 @@ impl<B: Backend> Sampling<B> {
             cache,
             spill: Spill::new(None, 0),
             stops,
-            context: config.max_model_len.min(device.decoder.config().max_positions),
+            context: config.max_model_len,
             scratch: Scratch::default(),
             block_tokens: Vec::with_capacity(ATTENTION_TILE),
             next_version: 0,
             prefix_hit_tokens: 0,
+            bytes: 0,
             prefill_tokens: 0,
             decode_tokens: 0,
         })
@@ -128,7 +133,13 @@ impl<B: Backend> Sampling<B> {
     }
 
     /// Refuses a sampler that there is no room for.
-    pub(crate) fn check_new(&self, config: &Config, key: SamplerKey) -> Result<()> {
+    pub(crate) fn check_new(
+        &self,
+        device: &Device<B>,
+        config: &Config,
+        key: SamplerKey,
+        spec: Option<&LoraSpec>,
+    ) -> Result<()> {
         if self.samplers.contains_key(&key) {
             return Err(Error::internal(format!("sampler {} is resident already", key.0)));
         }
@@ -136,31 +147,61 @@ impl<B: Backend> Sampling<B> {
             let most = config.samplers_max;
             return Err(Error::full(format!("samplers_max = {most} samplers are resident")));
         }
+        let bytes = spec.map_or(0, |spec| device.sampler_bytes(spec));
+        let most = config.samplers_bytes_max;
+        if bytes > most {
+            return Err(Error::user(format!(
+                "the sampler's adapter takes {bytes} bytes, and this server has {most} for samplers"
+            )));
+        }
+        if self.bytes + bytes > most {
+            let message = format!("samplers_bytes_max = {most} bytes of samplers are resident");
+            return Err(Error::full(message));
+        }
         Ok(())
     }
 
     /// Adds a sampler of the tenant `scope`, whose adapter is that of `files`.
     pub(crate) fn insert_read(
         &mut self,
+        device: &Device<B>,
         (key, scope): (SamplerKey, &str),
         adapter: Option<Adapter<B>>,
         files: Option<&Files>,
     ) {
         let version = files.map_or(Version::Base, |files| Version::Files(prefix::digest(files)));
         let root = prefix::root(scope, version);
-        self.samplers.insert(key, Sampler { adapter, root });
+        self.insert(device, key, adapter, root);
     }
 
     /// Adds a sampler of the tenant `scope` whose adapter is in memory only.
-    pub(crate) fn insert_own(&mut self, (key, scope): (SamplerKey, &str), adapter: Adapter<B>) {
+    pub(crate) fn insert_own(
+        &mut self,
+        device: &Device<B>,
+        (key, scope): (SamplerKey, &str),
+        adapter: Adapter<B>,
+    ) {
         let root = prefix::root(scope, Version::Own(self.next_version));
         self.next_version += 1;
-        self.samplers.insert(key, Sampler { adapter: Some(adapter), root });
+        self.insert(device, key, Some(adapter), root);
+    }
+
+    fn insert(
+        &mut self,
+        device: &Device<B>,
+        key: SamplerKey,
+        adapter: Option<Adapter<B>>,
+        root: Key,
+    ) {
+        let bytes = adapter.as_ref().map_or(0, |adapter| device.sampler_bytes(adapter.spec()));
+        self.bytes += bytes;
+        self.samplers.insert(key, Sampler { adapter, root, bytes });
     }
 
     /// Frees a sampler and what was computed with it; its jobs fail.
     pub(crate) fn remove(&mut self, key: SamplerKey, done: &mut Vec<Finished>) {
-        let Some(Sampler { root, .. }) = self.samplers.remove(&key) else { return };
+        let Some(Sampler { root, bytes, .. }) = self.samplers.remove(&key) else { return };
+        self.bytes -= bytes;
         let orphans: Vec<u64> = self
             .jobs
             .iter()

@@ -31,6 +31,8 @@ pub(crate) struct Trainer<B: Backend> {
     runs: BTreeMap<RunKey, Run<B>>,
     /// The run whose turn it is to be first in a micro-batch.
     turn: RunKey,
+    /// Planned bytes of all runs.
+    pub(crate) bytes: usize,
     /// Tokens of all micro-batches so far.
     pub(crate) tokens: u64,
 }
@@ -46,7 +48,7 @@ pub(crate) struct ForwardRequest {
 
 impl<B: Backend> Trainer<B> {
     pub(crate) fn new() -> Self {
-        Self { runs: BTreeMap::new(), turn: RunKey(0), tokens: 0 }
+        Self { runs: BTreeMap::new(), turn: RunKey(0), bytes: 0, tokens: 0 }
     }
 
     pub(crate) fn num_runs(&self) -> usize {
@@ -58,7 +60,9 @@ impl<B: Backend> Trainer<B> {
         self.runs.values().map(|run| run.queue.len()).sum()
     }
 
-    pub(crate) fn insert(&mut self, key: RunKey, run: Run<B>) {
+    pub(crate) fn insert(&mut self, device: &Device<B>, key: RunKey, mut run: Run<B>) {
+        run.bytes = device.run_bytes(run.adapter.spec());
+        self.bytes += run.bytes;
         self.runs.insert(key, run);
     }
 
@@ -76,13 +80,25 @@ impl<B: Backend> Trainer<B> {
         if self.runs.len() >= config.runs_max {
             return Err(Error::full(format!("runs_max = {} runs are resident", config.runs_max)));
         }
-        match spec {
-            Some(spec) if tokens_max(device, config, spec.rank) == 0 => Err(Error::user(format!(
+        let Some(spec) = spec else { return Ok(()) };
+        if device.longest_datum(config, spec.rank) == 0 {
+            return Err(Error::user(format!(
                 "rank {}: a training step does not fit this server's memory",
                 spec.rank
-            ))),
-            Some(_) | None => Ok(()),
+            )));
         }
+        let (bytes, most) = (device.run_bytes(spec), config.runs_bytes_max);
+        if bytes > most {
+            return Err(Error::user(format!(
+                "rank {}: the run takes {bytes} bytes, and this server has {most} for runs",
+                spec.rank
+            )));
+        }
+        if self.bytes + bytes > most {
+            let message = format!("runs_bytes_max = {most} bytes of runs are resident");
+            return Err(Error::full(message));
+        }
+        Ok(())
     }
 
     pub(crate) fn get(&self, key: RunKey) -> Result<&Run<B>> {
@@ -106,6 +122,7 @@ impl<B: Backend> Trainer<B> {
     /// Frees a run; its queued work fails.
     pub(crate) fn remove(&mut self, key: RunKey, done: &mut Vec<Finished>) {
         let Some(run) = self.runs.remove(&key) else { return };
+        self.bytes -= run.bytes;
         for job in run.queue {
             let message = "the training run was unloaded".to_owned();
             done.push((job.ticket(), Err(Failure { user: true, message })));
@@ -126,8 +143,8 @@ impl<B: Backend> Trainer<B> {
         let options = loss.read_options(&request.config)?;
         let limits = Limits {
             vocab_size: device.decoder.config().vocab_size,
-            positions_max: device.decoder.config().max_positions,
-            tokens_max: tokens_max(device, config, run.adapter.spec().rank),
+            positions_max: config.train_context_max,
+            tokens_max: device.longest_datum(config, run.adapter.spec().rank),
         };
         check_datums(loss, &options, &request.datums, &limits)?;
         check_room(config, queued)?;
@@ -177,7 +194,7 @@ impl<B: Backend> Trainer<B> {
         if chosen.is_empty() {
             return;
         }
-        let computed = microbatch::compute(device, &mut self.runs, &chosen);
+        let computed = microbatch::compute(device, config, &mut self.runs, &chosen);
         for (key, &count) in &chosen {
             let run = self.runs.get_mut(key).expect("no run left during the step");
             match &computed {
@@ -204,8 +221,8 @@ impl<B: Backend> Trainer<B> {
         if let Some(first) = keys.first() {
             self.turn = RunKey(first.0.wrapping_add(1));
         }
-        let counts = pack(&heads, config.train_tokens_max, |tokens, rank| {
-            device.decoder.activation_bytes(tokens, rank) <= config.activation_bytes_max
+        let counts = pack(&heads, config.train_tokens_max, |step| {
+            device.step_bytes(step) <= config.activation_bytes_max
         });
         keys.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
     }
@@ -226,20 +243,6 @@ impl ForwardJob {
         let kind = Kind { forward_only: self.forward_only, per_row };
         Head { lengths: lengths.collect(), kind, rank: run.adapter.spec().rank }
     }
-}
-
-/// The longest datum whose activations fit, within the model's context.
-fn tokens_max<B: Backend>(device: &Device<B>, config: &Config, rank: usize) -> usize {
-    let (mut fits, mut too_long) = (0, device.decoder.config().max_positions + 1);
-    while too_long - fits > 1 {
-        let middle = fits.midpoint(too_long);
-        if device.decoder.activation_bytes(middle, rank) <= config.activation_bytes_max {
-            fits = middle;
-        } else {
-            too_long = middle;
-        }
-    }
-    fits
 }
 
 fn check_room(config: &Config, queued: usize) -> Result<()> {

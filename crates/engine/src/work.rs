@@ -219,6 +219,10 @@ pub struct Stats {
     pub kv_blocks: usize,
     /// Resident runs.
     pub runs: usize,
+    /// Planned bytes of the resident runs.
+    pub runs_bytes: usize,
     /// Resident samplers.
     pub samplers: usize,
+    /// Planned bytes of the resident samplers.
+    pub samplers_bytes: usize,
 }

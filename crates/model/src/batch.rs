@@ -18,6 +18,8 @@ pub struct TrainBatch<'a, B: Backend> {
     pub groups: Vec<TrainGroup<'a, B>>,
     /// Candidates of every row.
     pub targets: Targets<'a>,
+    /// Keeps each layer's input alone, and runs the layer again on the way back: less memory, the same bits.
+    pub recompute: bool,
 }
 
 /// The rows of one run.

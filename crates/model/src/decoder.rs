@@ -11,7 +11,7 @@ use crate::{
     config::DecoderConfig,
     files::ModelDir,
     lora::{Projection, Site},
-    workspace::{Workspace, activation_bytes},
+    workspace::{Keep, Workspace},
 };
 use forward::{Attend, Pass};
 
@@ -80,11 +80,6 @@ impl<B: Backend> Decoder<B> {
         Ok(b.cache(blocks, self.config.layers, &self.config.attention_shape(0))?)
     }
 
-    /// Planned memory, in bytes, of a training step of `tokens` tokens with adapters of at most `max_rank`.
-    pub fn activation_bytes(&self, tokens: usize, max_rank: usize) -> usize {
-        activation_bytes(&self.config, tokens, max_rank)
-    }
-
     /// Logprobs of the candidates, `[rows * per_row]`, without gradients.
     ///
     /// # Errors
@@ -96,7 +91,7 @@ impl<B: Backend> Decoder<B> {
         batch: &TrainBatch<'_, B>,
         logprobs: &mut [f32],
     ) -> Result<()> {
-        self.train_pass(b, workspace, batch, false)?;
+        self.train_pass(b, workspace, batch, Keep::Nothing)?;
         let mut uses = Vec::new();
         Spans::train(&batch.groups).fill(Site::Unembed, &mut uses);
         let stream = &mut workspace.stream;
@@ -123,7 +118,12 @@ impl<B: Backend> Decoder<B> {
             .iter()
             .any(|group| group.gradient.is_some() && group.adapter.spec().trains_layers());
         workspace.prepare_gradients(b, &self.config, batch.tokens.len(), layers)?;
-        self.train_pass(b, workspace, batch, layers)?;
+        let keep = match (layers, batch.recompute) {
+            (false, _) => Keep::Nothing,
+            (true, true) => Keep::Inputs,
+            (true, false) => Keep::States,
+        };
+        self.train_pass(b, workspace, batch, keep)?;
         self.backward(b, workspace, batch, coefficients);
         Ok(())
     }
@@ -140,7 +140,7 @@ impl<B: Backend> Decoder<B> {
         cache: &mut B::Cache,
         batch: &InferBatch<'_, B>,
     ) -> Result<()> {
-        workspace.prepare(b, &self.config, batch.tokens.len(), 1)?;
+        workspace.prepare(b, &self.config, batch.tokens.len(), Keep::Nothing)?;
         workspace.positions.clear();
         for sequence in &batch.sequences {
             assert_eq!(sequence.rows.start, workspace.positions.len(), "sequences tile the rows");
@@ -148,8 +148,9 @@ impl<B: Backend> Decoder<B> {
             workspace.positions.extend(positions.map(position));
         }
         let attend = Attend::Paged { cache, sequences: &batch.sequences };
-        let pass = Pass::new(b, Spans::infer(batch), attend, false);
-        self.run_layers(pass, workspace, batch.tokens);
+        let spans = Spans::infer(batch);
+        let pass = Pass::new(b, &spans, attend, false);
+        self.run_layers(pass, workspace, batch.tokens, Keep::Nothing);
         Ok(())
     }
 
@@ -216,18 +217,18 @@ impl<B: Backend> Decoder<B> {
         b: &mut B,
         workspace: &mut Workspace<B>,
         batch: &TrainBatch<'_, B>,
-        keep: bool,
+        keep: Keep,
     ) -> Result<()> {
-        let states = if keep { self.config.layers } else { 1 };
-        workspace.prepare(b, &self.config, batch.tokens.len(), states)?;
+        workspace.prepare(b, &self.config, batch.tokens.len(), keep)?;
         workspace.positions.clear();
         for sequence in &batch.sequences {
             assert_eq!(sequence.start, workspace.positions.len(), "sequences tile the rows");
             workspace.positions.extend((0..sequence.len()).map(position));
         }
         let attend = Attend::Whole(&batch.sequences);
-        let pass = Pass::new(b, Spans::train(&batch.groups), attend, keep);
-        self.run_layers(pass, workspace, batch.tokens);
+        let spans = Spans::train(&batch.groups);
+        let pass = Pass::new(b, &spans, attend, keep == Keep::States);
+        self.run_layers(pass, workspace, batch.tokens, keep);
         Ok(())
     }
 

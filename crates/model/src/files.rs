@@ -273,15 +273,16 @@ fn shard_names(dir: &Path) -> Result<(PathBuf, Vec<String>)> {
     Ok((index, names))
 }
 
+/// Of a tensor: features, or outputs and inputs.
 #[derive(Clone, Copy)]
-enum Shape {
+pub(crate) enum Shape {
     Vector(usize),
     Matrix(usize, usize),
 }
 
 /// Every tensor that a decoder of this configuration reads. A tied model may ship an unembedding too: it is
 /// the embedding once more, and is not read.
-fn expected_tensors(config: &DecoderConfig) -> Vec<(String, Shape)> {
+pub(crate) fn expected_tensors(config: &DecoderConfig) -> Vec<(String, Shape)> {
     let names = config.names;
     let weight = |name: &str| format!("{name}.weight");
     let mut tensors = vec![

@@ -160,7 +160,13 @@ impl Ragged {
         groups: Vec<TrainGroup<'a, B>>,
     ) -> TrainBatch<'a, B> {
         let targets = Targets { ids: &self.targets, per_row: 1 };
-        TrainBatch { tokens: &self.tokens, sequences: self.sequences.clone(), groups, targets }
+        TrainBatch {
+            tokens: &self.tokens,
+            sequences: self.sequences.clone(),
+            groups,
+            targets,
+            recompute: false,
+        }
     }
 
     /// Logprobs with one adapter, or none.

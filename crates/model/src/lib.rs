@@ -12,6 +12,7 @@ pub mod files;
 #[cfg(test)]
 mod golden;
 pub mod lora;
+pub mod memory;
 pub mod peft;
 pub mod rope;
 mod tensors;

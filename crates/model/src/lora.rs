@@ -167,7 +167,6 @@ pub struct Adapter<B: Backend> {
     spec: LoraSpec,
     /// One slot for every site of the model.
     sites: Vec<Option<B::Lora>>,
-    numbers: usize,
 }
 
 impl<B: Backend> Adapter<B> {
@@ -187,17 +186,16 @@ impl<B: Backend> Adapter<B> {
         mut values: impl FnMut(Site) -> Result<(Vec<f32>, Vec<f32>)>,
     ) -> Result<Self> {
         spec.check()?;
-        let (mut sites, mut numbers) = (Vec::new(), 0);
+        let mut sites = Vec::new();
         for site in Site::all(config) {
             sites.push(if spec.trains(site) {
                 let (first, second) = values(site)?;
-                numbers += first.len() + second.len();
                 Some(b.lora(&first, &second, spec.rank)?)
             } else {
                 None
             });
         }
-        Ok(Self { spec, sites, numbers })
+        Ok(Self { spec, sites })
     }
 
     /// What the adapter was made from.
@@ -220,22 +218,7 @@ impl<B: Backend> Adapter<B> {
                 None => None,
             });
         }
-        Ok(Self { spec: self.spec, sites, numbers: self.numbers })
-    }
-
-    /// Size of A and B of all sites in f32; a gradient and each moment have the same.
-    pub fn num_bytes(&self) -> usize {
-        self.numbers * size_of::<f32>()
-    }
-
-    /// Size of an adapter of this spec, before there is one.
-    pub fn planned_bytes(config: &DecoderConfig, spec: &LoraSpec) -> usize {
-        let sites = Site::all(config).filter(|site| spec.trains(*site));
-        let numbers = |site: Site| {
-            let (outputs, inputs) = site.shape(config);
-            (outputs + inputs) * spec.rank
-        };
-        sites.map(numbers).sum::<usize>() * size_of::<f32>()
+        Ok(Self { spec: self.spec, sites })
     }
 
     /// One `AdamW` step of every site, in the fixed order of sites.
@@ -388,7 +371,10 @@ mod tests {
     use tinsmith_backend::ReferenceBackend;
 
     use super::*;
-    use crate::golden::Golden;
+    use crate::{
+        golden::Golden,
+        memory::{adapter_bytes, pairs_bytes},
+    };
 
     const SPEC: LoraSpec =
         LoraSpec { rank: 4, seed: 7, train_attn: true, train_mlp: true, train_unembed: true };
@@ -427,12 +413,11 @@ mod tests {
 
     #[test]
     fn sizes_are_known_before_there_is_an_adapter() {
-        let (golden, mut b) = (Golden::open("qwen3/untied"), ReferenceBackend);
+        let (golden, b) = (Golden::open("qwen3/untied"), ReferenceBackend);
         let spec = LoraSpec { train_attn: false, ..SPEC };
-        let adapter = Adapter::new(&mut b, golden.dir.config(), spec).unwrap();
-        let planned = Adapter::<ReferenceBackend>::planned_bytes(golden.dir.config(), &spec);
-        assert_eq!(adapter.num_bytes(), planned);
-        assert_eq!(planned, 4 * 4 * (3 * 3 * (72 + 100) + 72 + 259));
+        let planned = adapter_bytes(&b, golden.dir.config(), &spec);
+        assert_eq!(planned, 8 * 4 * (3 * 3 * (72 + 100) + 72 + 259));
+        assert_eq!(pairs_bytes(&b, golden.dir.config(), &spec), planned);
     }
 
     #[test]

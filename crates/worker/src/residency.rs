@@ -87,23 +87,18 @@ impl<B: Backend> Worker<B> {
         if self.runs.len() >= self.config.resident_runs_max && !self.runs.is_empty() {
             return Err(Refusal::NoRoom);
         }
+        let record = self.record(tenant, id)?;
+        if let Some(model) = self.model_of(&record.base_digest)
+            && !self.make_run_room(model, &lora_spec(&record.lora))
+        {
+            return Err(Refusal::NoRoom);
+        }
         // What the run did before it was spilled may still be on its way to the disk, and a journal that
         // shows it as pending would not replay it.
         if !self.flush() {
             return Err(Refusal::Pending("the store has failed".to_owned()));
         }
-        let store = self.store.clone();
-        let record = match self.read(async || store.run(tenant, id).await) {
-            Ok(record) => record,
-            Err(error @ tinsmith_store::Error::NotFound { .. }) => {
-                return Err(Refusal::Failed(server_failure(error.to_string())));
-            }
-            Err(error) => {
-                let reason = format!("could not {error}");
-                self.set_aside(tenant, id, reason.clone());
-                return Err(Refusal::Pending(reason));
-            }
-        };
+        let record = self.record(tenant, id)?;
         let loaded = match self.model_of(&record.base_digest) {
             Some(model) => self.load_run(id, record, model),
             None => Err(Broken::Passing(format!(
@@ -124,6 +119,39 @@ impl<B: Backend> Worker<B> {
                 self.mark_corrupted(tenant, id, &reason);
                 Err(Refusal::Failed(corrupted_failure(&reason)))
             }
+        }
+    }
+
+    fn record(&mut self, tenant: &TenantId, id: &ModelId) -> Result<RunRecord, Refusal> {
+        let store = self.store.clone();
+        match self.read(async || store.run(tenant, id).await) {
+            Ok(record) => Ok(record),
+            Err(error @ tinsmith_store::Error::NotFound { .. }) => {
+                Err(Refusal::Failed(server_failure(error.to_string())))
+            }
+            Err(error) => {
+                let reason = format!("could not {error}");
+                self.set_aside(tenant, id, reason.clone());
+                Err(Refusal::Pending(reason))
+            }
+        }
+    }
+
+    /// Takes resting runs of a model out of memory until one more of this spec fits. False: those that are
+    /// left have work. A run that no memory is large enough for is the engine's to refuse.
+    fn make_run_room(&mut self, model: usize, spec: &LoraSpec) -> bool {
+        let engine = &self.models[model].engine;
+        let (bytes, most) = (engine.run_bytes(spec), engine.runs_bytes_max());
+        loop {
+            let runs = || self.runs.iter().filter(|(_, run)| run.model == model);
+            let taken: usize = runs().map(|(_, run)| run.bytes).sum();
+            if taken == 0 || taken.saturating_add(bytes) <= most {
+                return true;
+            }
+            let idle = runs().filter(|(_, run)| run.is_idle());
+            let Some((id, _)) = idle.min_by_key(|(_, run)| run.used_at) else { return false };
+            let id = id.clone();
+            self.spill(&id);
         }
     }
 
@@ -167,9 +195,11 @@ impl<B: Backend> Worker<B> {
             kernel_set = manifest.kernel_set;
         }
         let compared = kernel_set == self.models[model].engine.kernel_set();
+        let bytes = self.models[model].engine.run_bytes(&lora_spec(&record.lora));
         let mut run = Run {
             key,
             model,
+            bytes,
             record,
             queue: std::collections::VecDeque::new(),
             in_flight: 0,
@@ -266,12 +296,30 @@ impl<B: Backend> Worker<B> {
             None => None,
         };
         self.make_sampler_room();
-        let key = SamplerKey(self.key());
-        self.models[model]
-            .engine
-            .create_sampler(key, tenant.as_str(), files.as_ref())
-            .map_err(|error| engine_failure(&error))?;
+        let key = self.make_sampler(|worker, key| {
+            worker.models[model].engine.create_sampler(key, tenant.as_str(), files.as_ref())
+        })?;
         Ok(self.keep_sampler(id.clone(), key, model))
+    }
+
+    /// Makes a sampler; drops samplers that rest, one after another, as long as its engine finds no room.
+    pub(crate) fn make_sampler(
+        &mut self,
+        make: impl Fn(&mut Self, SamplerKey) -> tinsmith_engine::Result<()>,
+    ) -> Result<SamplerKey, Failure> {
+        let key = SamplerKey(self.key());
+        loop {
+            match make(self, key) {
+                Ok(()) => return Ok(key),
+                Err(error @ tinsmith_engine::Error::Full { .. }) => {
+                    let Some(evicted) = self.samplers.evict() else {
+                        return Err(engine_failure(&error));
+                    };
+                    self.models[evicted.model].engine.drop_sampler(evicted.key);
+                }
+                Err(error) => return Err(engine_failure(&error)),
+            }
+        }
     }
 
     /// Why a checkpoint cannot have this name, if it cannot. The store refuses it too, but later than the
@@ -434,14 +482,19 @@ impl<B: Backend> Worker<B> {
             let idle = self.runs.iter().filter(|(_, run)| run.is_idle());
             let Some((id, _)) = idle.min_by_key(|(_, run)| run.used_at) else { return };
             let id = id.clone();
-            if self.runs.get(&id).is_some_and(is_savable)
-                && let Err(failure) = self.snapshot_now(&id)
-            {
-                let error = failure.message;
-                tracing::warn!(run.id = %id, error, "spilled without a snapshot, to be replayed");
-            }
-            self.forget(&id);
+            self.spill(&id);
         }
+    }
+
+    /// Saves a resting run and takes it out of memory.
+    fn spill(&mut self, id: &ModelId) {
+        if self.runs.get(id).is_some_and(is_savable)
+            && let Err(failure) = self.snapshot_now(id)
+        {
+            let error = failure.message;
+            tracing::warn!(run.id = %id, error, "spilled without a snapshot, to be replayed");
+        }
+        self.forget(id);
     }
 
     /// Takes a run out of memory; its snapshot and journal bring it back.

@@ -22,6 +22,8 @@ pub(crate) struct Run {
     pub(crate) key: RunKey,
     /// Index of its base model.
     pub(crate) model: usize,
+    /// What it takes up in the engine.
+    pub(crate) bytes: usize,
     pub(crate) record: RunRecord,
     /// What waits to run, in seq order; replayed requests first.
     pub(crate) queue: VecDeque<Item>,

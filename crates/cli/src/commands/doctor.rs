@@ -16,7 +16,10 @@ use tinsmith_tokenizer::Tokenizer;
 
 use crate::{
     config::{Settings, Values},
-    device, host, models,
+    device::{self, Device},
+    host,
+    memory::{self, Room, Wish},
+    models,
     terminal::say,
 };
 
@@ -73,11 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     check_disk(&settings.data_dir, &mut report);
     check_port(&settings, &mut report);
     match models::offers(&settings) {
-        Ok(offers) => {
-            for offer in offers {
-                check_model(&settings, &offer, &mut report);
-            }
-        }
+        Ok(offers) => check_models(&settings, &offers, &mut report),
         Err(error) => report.problem(
             "models",
             &format!("{error:#}"),
@@ -194,53 +193,76 @@ fn check_port(settings: &Settings, report: &mut Report) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn check_model(settings: &Settings, offer: &models::Offer, report: &mut Report) {
-    let what = format!("model {}", offer.names.join(", "));
-    let dir = match sound_model(&offer.dir) {
-        Ok(dir) => dir,
-        Err(error) => {
-            return report.problem(
-                &what,
-                &format!("{error:#}"),
-                "see the message: it names the file",
-            );
+fn check_models(settings: &Settings, offers: &[models::Offer], report: &mut Report) {
+    let mut opened = Vec::new();
+    for offer in offers {
+        match open_model(settings, offer, report) {
+            Ok((dir, device)) => opened.push((offer, dir, device)),
+            Err(error) => bad_model(offer, &error, report),
         }
-    };
-    let (kernels, why) = match chosen_kernels(settings, &dir) {
-        Ok(chosen) => chosen,
-        Err(error) => {
-            let fix = "use --kernels auto and --dtype auto";
-            return report.problem(&what, &format!("{error:#}"), fix);
+    }
+    let wishes: Vec<Wish<'_>> = opened
+        .iter()
+        .map(|(offer, dir, device)| Wish { name: &offer.names[0], dir, device })
+        .collect();
+    if wishes.is_empty() || !check_plan(settings, &wishes, report) {
+        return;
+    }
+    for (offer, dir, _) in &opened {
+        let (millions, tenths) = (dir.parameters() / 1_000_000, dir.parameters() / 100_000 % 10);
+        match dir.check_finite() {
+            Ok(()) => report.good(
+                &format!("model {}", offer.names.join(", ")),
+                &format!("{} with {millions}.{tenths} M parameters", dir.config().family),
+            ),
+            Err(error) => bad_model(offer, &error.into(), report),
         }
-    };
-    let (set, path) = (kernels.set().versioned(), kernels.path());
-    report.good(&what, &format!("kernel set {set}, f32 ops on {path}: {why}"));
-    let limits = models::limits(settings, &dir);
-    // Packed, and once more transposed when it is trained.
-    let weights = (dir.parameters() * 2) as f64 * kernels.set().weights().size() as f64 / GIBIBYTE;
-    let cache = settings.kv_cache_bytes as f64 / GIBIBYTE;
-    let found = format!(
-        "{} with {:.1} M parameters, context {}: {:.2} GiB when trained, {:.2} GiB of cache",
-        dir.config().family,
-        dir.parameters() as f64 / 1e6,
-        limits.max_model_len,
-        weights,
-        cache,
-    );
-    let available = host::memory().map_or(f64::MAX, |memory| memory.available as f64 / GIBIBYTE);
-    if weights + cache > available {
-        let found = format!("{found}; only {available:.1} GiB are available");
-        report.problem(&what, &found, "set kv_cache_mb lower, or use a machine with more memory");
-    } else {
-        report.good(&what, &found);
     }
 }
 
-/// A model that `serve` would take.
-fn sound_model(path: &Path) -> Result<ModelDir> {
-    let dir = ModelDir::open(path)?;
-    dir.check_finite()?;
-    Tokenizer::open(path)?;
-    Ok(dir)
+fn bad_model(offer: &models::Offer, error: &anyhow::Error, report: &mut Report) {
+    let what = format!("model {}", offer.names.join(", "));
+    report.problem(&what, &format!("{error:#}"), "see the message: it names the file");
+}
+
+/// Whether the models fit into the memory; says how it is shared out.
+fn check_plan(settings: &Settings, wishes: &[Wish<'_>], report: &mut Report) -> bool {
+    let room = Room::of(settings);
+    match memory::share(settings, &room, wishes) {
+        Ok(plans) => {
+            for line in memory::lines(&room, &plans) {
+                say(&format!("      {line}"));
+            }
+            let available = host::memory().map_or(u64::MAX, |memory| memory.available);
+            let needed: usize = plans.iter().map(|planned| planned.plan.at_once()).sum();
+            if needed as u64 > available {
+                let found = format!("weights and caches take {}", memory::amount(needed));
+                let fix = "end other programs, set kv_cache_mb lower, or serve a smaller model";
+                report.problem("memory for the models", &found, fix);
+                return false;
+            }
+            true
+        }
+        Err(error) => {
+            let fix = "see the message: it says what takes most";
+            report.problem("memory for the models", &format!("{error:#}"), fix);
+            false
+        }
+    }
+}
+
+/// Looks at the files of a model, but not at its weights, and at the kernels that it would get.
+fn open_model(
+    settings: &Settings,
+    offer: &models::Offer,
+    report: &Report,
+) -> Result<(ModelDir, Device)> {
+    let dir = ModelDir::open(&offer.dir)?;
+    Tokenizer::open(&offer.dir)?;
+    let (kernels, why) = chosen_kernels(settings, &dir)?;
+    let (set, path) = (kernels.set().versioned(), kernels.path());
+    let found = format!("kernel set {set}, f32 ops on {path}: {why}");
+    report.good(&format!("model {}", offer.names.join(", ")), &found);
+    let device = device::open(settings, dir.stored_dtype())?;
+    Ok((dir, device))
 }

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Flags, Settings, Values},
-    logs,
+    logs, memory,
     models::{self, Offer},
     run,
     terminal::say,
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// auto, or a kernel set, NAME or NAME:PATH: f32, w16-avx2, bf16-avx512, bf16-amx, f32:portable, …
     #[arg(long)]
     kernels: Option<String>,
+    /// Memory to use at most, as bytes or like 12GiB; auto: 7/8 of the machine's, or of its container's.
+    #[arg(long)]
+    memory: Option<String>,
     /// Threads that compute; 0: one for each physical core.
     #[arg(long)]
     threads: Option<String>,
@@ -64,6 +67,7 @@ impl Arguments {
             ("data_dir", self.data_dir.clone()),
             ("dtype", self.dtype.clone()),
             ("kernels", self.kernels.clone()),
+            ("memory", self.memory.clone()),
             ("threads", self.threads.clone()),
             ("tokenizer", list(&self.tokenizer)),
             ("insecure_no_auth", self.insecure_no_auth.then(|| true.to_string())),
@@ -109,7 +113,8 @@ fn greeting(settings: &Settings, running: &run::Running) -> Vec<String> {
         "no key needed: anybody who reaches this address can train and sample"
     };
     let model = &running.names[0];
-    vec![
+    let mut lines = memory::lines(&running.room, &running.plans);
+    lines.extend([
         format!("tinsmith {} serves {}", env!("CARGO_PKG_VERSION"), running.names.join(", ")),
         format!("{url} ({key}; data in {})", settings.data_dir.display()),
         "to use it from the official Python SDK:".to_owned(),
@@ -118,5 +123,6 @@ fn greeting(settings: &Settings, running: &run::Running) -> Vec<String> {
         format!(
             "  python -c \"import tinker; print(tinker.ServiceClient().create_sampling_client(base_model='{model}'))\""
         ),
-    ]
+    ]);
+    lines
 }

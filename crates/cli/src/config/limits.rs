@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
+use tinsmith_backend::ATTENTION_TILE;
+
 use super::Settings;
 
-/// Limits of the store.
-pub(crate) fn store(settings: &Settings) -> tinsmith_store::Config {
+/// The most and the least memory for requests on their way: bodies, queues and results.
+pub(crate) const REQUESTS_BYTES: (usize, usize) = (BODY_BYTES_MAX * 3, 1536 << 20);
+/// Of a request, as it is after decompression.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Limits of the store, which keeps results in half of the memory for requests.
+pub(crate) fn store(settings: &Settings, requests_bytes: usize) -> tinsmith_store::Config {
     tinsmith_store::Config {
         data_dir: Some(settings.data_dir.clone()),
         inline_body_bytes_max: 64 << 10,
@@ -13,8 +20,8 @@ pub(crate) fn store(settings: &Settings) -> tinsmith_store::Config {
         group_requests_max: 64,
         write_queue_max: 4096,
         samples_max: 20_000,
-        sample_bytes_max: 512 << 20,
-        cache_bytes_max: 256 << 20,
+        sample_bytes_max: requests_bytes / 3,
+        cache_bytes_max: requests_bytes / 6,
         claim_bytes_max: 64 << 20,
         pending_requests_per_run_max: 10_000,
         gap_timeout: settings.gap_timeout,
@@ -27,12 +34,16 @@ pub(crate) fn store(settings: &Settings) -> tinsmith_store::Config {
 }
 
 /// Limits of the HTTP side.
-pub(crate) fn server(settings: &Settings, connections_max: usize) -> tinsmith_server::Config {
+pub(crate) fn server(
+    settings: &Settings,
+    connections_max: usize,
+    requests_bytes: usize,
+) -> tinsmith_server::Config {
     tinsmith_server::Config {
         body_bytes_max: 16 << 20,
-        decompressed_bytes_max: 64 << 20,
+        decompressed_bytes_max: BODY_BYTES_MAX,
         zstd_window_log_max: 24,
-        body_bytes_in_flight_max: 512 << 20,
+        body_bytes_in_flight_max: requests_bytes / 3,
         body_timeout: Duration::from_secs(60),
         head_timeout: Duration::from_secs(120),
         loopback_only: true,
@@ -51,10 +62,10 @@ pub(crate) fn server(settings: &Settings, connections_max: usize) -> tinsmith_se
 }
 
 /// Limits of the worker.
-pub(crate) fn worker(settings: &Settings) -> tinsmith_worker::Config {
+pub(crate) fn worker(settings: &Settings, requests_bytes: usize) -> tinsmith_worker::Config {
     tinsmith_worker::Config {
         claim_max: 1024,
-        claimed_bytes_max: 256 << 20,
+        claimed_bytes_max: requests_bytes / 6,
         in_flight_per_run_max: 8,
         resident_runs_max: settings.runs_max,
         resident_samplers_max: settings.samplers_max,
@@ -66,28 +77,40 @@ pub(crate) fn worker(settings: &Settings) -> tinsmith_worker::Config {
     }
 }
 
-/// Limits of one base model's engine.
+/// What one base model's engine gets of the memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shares {
+    pub(crate) kv_blocks: usize,
+    pub(crate) training_step_bytes: usize,
+    pub(crate) runs_bytes: usize,
+    pub(crate) samplers_bytes: usize,
+}
+
+/// Limits of one base model's engine, whose sequences have up to `context` tokens.
 pub(crate) fn engine(
     settings: &Settings,
-    kv_blocks: usize,
-    max_model_len: usize,
-    activation_bytes_max: usize,
+    context: usize,
+    shares: &Shares,
 ) -> tinsmith_engine::Config {
     tinsmith_engine::Config {
         train_tokens_max: 512,
-        activation_bytes_max,
+        train_context_max: context,
+        activation_bytes_max: shares.training_step_bytes,
         training_queue_max: 1024,
         prefill_tokens_max: 512,
         max_num_seqs: settings.sequences_max,
-        kv_blocks,
+        kv_blocks: shares.kv_blocks,
         kv_spill_bytes: settings.kv_spill_bytes,
         kv_spill_flops_per_byte_min: 256,
-        max_model_len,
+        max_model_len: context.min(shares.kv_blocks * ATTENTION_TILE),
         waiting_sequences_max: 65_536,
         num_samples_max: 1024,
         stops_max: 64,
         // One more of each than the worker keeps: it makes room after it has loaded the next.
         runs_max: settings.runs_max + 1,
+        runs_bytes_max: shares.runs_bytes,
         samplers_max: settings.samplers_max + 1,
+        samplers_bytes_max: shares.samplers_bytes,
+        rank_max: settings.lora_rank_max as usize,
     }
 }

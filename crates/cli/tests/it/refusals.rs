@@ -161,3 +161,84 @@ fn data_directories() {
     lock.lock().unwrap();
     check(&line(&serve(&["--data-dir", &path])), &[&*path, "is in use by another server"]);
 }
+
+/// A model of seventy billion numbers, in files that hold nothing.
+fn seventy_billion() -> Broken {
+    let (hidden, ffn, vocabulary, layers) = (8192_u64, 28672, 131_072, 80);
+    let mut shapes = vec![
+        ("model.embed_tokens".to_owned(), vec![vocabulary, hidden]),
+        ("lm_head".to_owned(), vec![vocabulary, hidden]),
+        ("model.norm".to_owned(), vec![hidden]),
+    ];
+    for layer in 0..layers {
+        for (name, shape) in [
+            ("self_attn.q_proj", vec![8192, hidden]),
+            ("self_attn.k_proj", vec![1024, hidden]),
+            ("self_attn.v_proj", vec![1024, hidden]),
+            ("self_attn.o_proj", vec![hidden, 8192]),
+            ("self_attn.q_norm", vec![128]),
+            ("self_attn.k_norm", vec![128]),
+            ("mlp.gate_proj", vec![ffn, hidden]),
+            ("mlp.up_proj", vec![ffn, hidden]),
+            ("mlp.down_proj", vec![hidden, ffn]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+        ] {
+            shapes.push((format!("model.layers.{layer}.{name}"), shape));
+        }
+    }
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in shapes {
+        let begin = end;
+        end += 2 * shape.iter().product::<u64>();
+        let entry = serde_json::json!({
+            "dtype": "BF16", "shape": shape, "data_offsets": [begin, end],
+        });
+        header.insert(format!("{name}.weight"), entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let model = Broken::new();
+    let path = model.dir.path().join("model.safetensors");
+    let length = header.len() as u64;
+    fs::write(&path, [&length.to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8 + length + end).unwrap();
+    model.edit("config.json", |bytes| {
+        let mut config: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        for (key, value) in [
+            ("hidden_size", hidden),
+            ("intermediate_size", ffn),
+            ("vocab_size", vocabulary),
+            ("num_hidden_layers", layers),
+            ("num_attention_heads", 64),
+            ("num_key_value_heads", 8),
+            ("head_dim", 128),
+        ] {
+            config[key] = value.into();
+        }
+        let keys = config.as_object_mut().unwrap();
+        keys.remove("layer_types");
+        keys.insert("tie_word_embeddings".to_owned(), false.into());
+        *bytes = config.to_string().into_bytes();
+    })
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_not_loaded() {
+    let model = seventy_billion();
+    let name = format!("big={}", model.dir.path().display());
+    let refusal = line(&serve(&[&name, "--memory", "12GiB"]));
+    let parts =
+        ["fit big into 12.0 GiB (the setting memory): it needs ", "(layers ", "embeddings "];
+    check(&refusal, &parts);
+    check(&refusal, &["serve a smaller model"]);
+    let refusal = line(&serve(&[&name, "--memory", "12GiB", "--dtype", "f32"]));
+    check(&refusal, &["use --dtype bf16"]);
+}
+
+#[test]
+fn memory_that_is_too_little_says_for_what() {
+    let refusal = line(&serve(&["--memory", "64MiB"]));
+    check(&refusal, &["fit nano into 64.0 MiB", "(requests 192.0 MiB, ", "set memory higher"]);
+    let refusal = line(&serve(&["--memory", "lots"]));
+    check(&refusal, &["read memory = \"lots\"", "12GiB"]);
+}

@@ -122,7 +122,7 @@ impl<B: Backend> Sampling<B> {
 
     fn compute(&mut self, device: &mut Device<B>, scratch: &mut Scratch) -> Result<()> {
         let Scratch { plan, tokens, score, draw, drawn } = scratch;
-        let Device { backend, decoder, workspace } = device;
+        let Device { backend, decoder, workspace, .. } = device;
         if tokens.is_empty() {
             drawn.clear();
             return Ok(());

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use tinsmith_backend::{Backend, Targets};
-use tinsmith_model::batch::{TrainBatch, TrainGroup};
+use tinsmith_backend::{Backend, StepKind, Targets};
+use tinsmith_model::{
+    batch::{TrainBatch, TrainGroup},
+    memory::StepShape,
+};
 
 use super::run::{ForwardJob, Job, Run, f32_of};
 use crate::{
-    Result, RunKey,
+    Config, Result, RunKey,
     device::Device,
     loss::{Loss, Term},
 };
@@ -27,17 +30,19 @@ pub(crate) struct Computed {
 /// No room on the device; then no gradient has been touched.
 pub(crate) fn compute<B: Backend>(
     device: &mut Device<B>,
+    config: &Config,
     runs: &mut BTreeMap<RunKey, Run<B>>,
     chosen: &BTreeMap<RunKey, usize>,
 ) -> Result<Computed> {
     let mut rows = Rows::default();
     let mut groups = Vec::new();
-    let mut forward_only = true;
+    let (mut forward_only, mut rank) = (true, 0);
     for (key, run) in runs.iter_mut() {
         let (Some(&count), Some(Job::Forward(job))) = (chosen.get(key), run.queue.front()) else {
             continue;
         };
         forward_only = job.forward_only;
+        rank = rank.max(run.adapter.spec().rank);
         let first = rows.datums.len();
         rows.push(job, count);
         let datums: Vec<_> = rows.datums[first..].iter().map(|datum| datum.rows.clone()).collect();
@@ -51,13 +56,25 @@ pub(crate) fn compute<B: Backend>(
     let Rows { tokens, targets, datums, per_row } = rows;
     let mut logprobs = vec![0.0; targets.len()];
     let group_rows: Vec<Range<usize>> = groups.iter().map(|group| group.rows.clone()).collect();
+    let step = device.make_room(
+        StepShape {
+            tokens: tokens.len(),
+            sequences: datums.len(),
+            longest: datums.iter().map(|datum| datum.rows.len()).max().unwrap_or(0),
+            rank,
+            kind: if forward_only { StepKind::Forward } else { StepKind::ForwardBackward },
+            recompute: false,
+        },
+        config.activation_bytes_max,
+    )?;
     let mut batch = TrainBatch {
         tokens: &tokens,
         sequences: datums.iter().map(|datum| datum.rows.clone()).collect(),
         groups,
         targets: Targets { ids: &targets, per_row },
+        recompute: step.recompute,
     };
-    let Device { backend, decoder, workspace } = device;
+    let Device { backend, decoder, workspace, .. } = device;
     if forward_only {
         decoder.forward(backend, workspace, &batch, &mut logprobs)?;
     } else {

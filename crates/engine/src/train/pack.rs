@@ -1,5 +1,8 @@
 //! Which datums make up a micro-batch.
 
+use tinsmith_backend::StepKind;
+use tinsmith_model::memory::StepShape;
+
 /// The piece of work at the head of one run's queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
@@ -21,16 +24,18 @@ pub(crate) struct Kind {
 /// How many datums of each head run now.
 ///
 /// One datum of each head in turn, from the first head on, while whole datums fit into `tokens_max` and
-/// `fits(tokens, rank)` holds for the whole; the first datum always runs, alone if it must.
+/// `fits` holds for the whole; the first datum always runs, alone if it must.
 pub(crate) fn pack(
     heads: &[Head],
     tokens_max: usize,
-    fits: impl Fn(usize, usize) -> bool,
+    fits: impl Fn(&StepShape) -> bool,
 ) -> Vec<usize> {
     let mut counts = vec![0; heads.len()];
     let Some(kind) = heads.first().map(|head| head.kind) else { return counts };
-    let (mut tokens, mut rank) = (0, 0);
     let mut open: Vec<bool> = heads.iter().map(|head| head.kind == kind).collect();
+    let kind = if kind.forward_only { StepKind::Forward } else { StepKind::ForwardBackward };
+    let mut step =
+        StepShape { tokens: 0, sequences: 0, longest: 0, rank: 0, kind, recompute: false };
     while open.contains(&true) {
         for (index, head) in heads.iter().enumerate() {
             if !open[index] {
@@ -40,10 +45,17 @@ pub(crate) fn pack(
                 open[index] = false;
                 continue;
             };
-            let (more, rank_max) = (tokens + length, rank.max(head.rank));
-            if tokens == 0 || more <= tokens_max && fits(more, rank_max) {
+            let more = StepShape {
+                tokens: step.tokens + length,
+                sequences: step.sequences + 1,
+                longest: step.longest.max(*length),
+                rank: step.rank.max(head.rank),
+                kind,
+                recompute: false,
+            };
+            if step.tokens == 0 || more.tokens <= tokens_max && fits(&more) {
                 counts[index] += 1;
-                (tokens, rank) = (more, rank_max);
+                step = more;
             } else {
                 // The datums of a run stay in order: none behind this one may pass it.
                 open[index] = false;
@@ -68,18 +80,18 @@ mod tests {
     #[test]
     fn turns_are_fair() {
         let heads = [head(&[10; 8]), head(&[10; 2]), head(&[30, 10])];
-        assert_eq!(pack(&heads, 80, |_, _| true), [2, 2, 2]);
-        assert_eq!(pack(&heads, 70, |_, _| true), [2, 2, 1]);
-        assert_eq!(pack(&heads, 5, |_, _| true), [1, 0, 0]);
-        assert_eq!(pack(&heads, 1000, |_, _| true), [8, 2, 2]);
-        assert_eq!(pack(&heads, 1000, |tokens, _| tokens <= 20), [1, 1, 0]);
+        assert_eq!(pack(&heads, 80, |_| true), [2, 2, 2]);
+        assert_eq!(pack(&heads, 70, |_| true), [2, 2, 1]);
+        assert_eq!(pack(&heads, 5, |_| true), [1, 0, 0]);
+        assert_eq!(pack(&heads, 1000, |_| true), [8, 2, 2]);
+        assert_eq!(pack(&heads, 1000, |step| step.tokens <= 20), [1, 1, 0]);
     }
 
     #[test]
     fn kinds_do_not_mix() {
         let forward = Head { kind: Kind { forward_only: true, per_row: 1 }, ..head(&[1, 1]) };
-        assert_eq!(pack(&[head(&[1]), forward.clone()], 9, |_, _| true), [1, 0]);
-        assert_eq!(pack(&[forward, head(&[1])], 9, |_, _| true), [2, 0]);
+        assert_eq!(pack(&[head(&[1]), forward.clone()], 9, |_| true), [1, 0]);
+        assert_eq!(pack(&[forward, head(&[1])], 9, |_| true), [2, 0]);
     }
 
     proptest! {
@@ -89,7 +101,7 @@ mod tests {
             tokens_max in 1usize..100,
         ) {
             let heads: Vec<Head> = lengths.iter().map(|lengths| head(lengths)).collect();
-            let counts = pack(&heads, tokens_max, |tokens, _| tokens <= 70);
+            let counts = pack(&heads, tokens_max, |step| step.tokens <= 70);
             let taken: Vec<usize> = heads
                 .iter()
                 .zip(&counts)

@@ -28,6 +28,8 @@ pub(crate) struct Run<B: Backend> {
     backup: Option<PairSet<B>>,
     pub(crate) moments: Moments<B>,
     pub(crate) queue: VecDeque<Job>,
+    /// Planned, with room for the backup.
+    pub(crate) bytes: usize,
 }
 
 /// A piece of a run's work.
@@ -141,6 +143,7 @@ impl<B: Backend> Run<B> {
             moments: Moments::zeros(b, &adapter)?,
             adapter,
             queue: VecDeque::new(),
+            bytes: 0,
         })
     }
 

@@ -3,8 +3,8 @@
 mod plan;
 mod random;
 
-use tinsmith_backend_cpu::{KernelSet, Kernels};
-use tinsmith_engine::{Config, Parts, RunKey, SamplerKey, Stop, Work};
+use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, KernelSet, Kernels};
+use tinsmith_engine::{Config, Parts, RunKey, SamplerKey, Stop, Work, training_step_bytes};
 
 use crate::tiny::{
     CpuEngine, SplitMix64, bits, config, datum, datums, engine, engine_on, forward,
@@ -171,6 +171,19 @@ fn gradients_do_not_depend_on_how_a_batch_is_split() {
     strangers.insert(0, forward_backward(RunKey(2), datums(9, 9)));
     strangers.push(forward(RunKey(2), datums(10, 4)));
     assert_eq!(gradient(2, config(), strangers), expected, "among strangers");
+}
+
+#[test]
+fn gradients_do_not_depend_on_layers_being_computed_again() {
+    let mut random = SplitMix64(4);
+    let all = [30, 500, 2, 400].map(|length| datum(&random.tokens(length)));
+    let whole = || vec![forward_backward(RunKey(0), all.to_vec())];
+    let backend = CpuBackend::new(CpuConfig { threads: 1, kernels: Kernels::f32() }).unwrap();
+    let decoder = engine(1, config()).decoder_config().clone();
+    // The state of 499 tokens does not fit, that of 399 does.
+    let activation_bytes_max = training_step_bytes(&backend, &decoder, 499, 4) - 1;
+    let tight = Config { activation_bytes_max, ..config() };
+    assert_eq!(gradient(1, tight, whole()), gradient(1, config(), whole()));
 }
 
 #[test]

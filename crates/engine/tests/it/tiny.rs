@@ -138,6 +138,7 @@ pub(crate) fn text_of(id: usize) -> String {
 /// Room for everything in these tests.
 pub(crate) fn config() -> Config {
     Config {
+        train_context_max: CONTEXT,
         train_tokens_max: 128,
         activation_bytes_max: 256 << 20,
         training_queue_max: 64,
@@ -151,7 +152,10 @@ pub(crate) fn config() -> Config {
         num_samples_max: 128,
         stops_max: 8,
         runs_max: 16,
+        runs_bytes_max: 1 << 30,
         samplers_max: 16,
+        samplers_bytes_max: 1 << 30,
+        rank_max: 64,
     }
 }
 

@@ -8,9 +8,12 @@ use tinsmith_backend::{
     AttentionForward, Backend, Coefficients, LoraGradientUse, Qkv, QkvGradients,
 };
 
-use super::Decoder;
+use super::{
+    Decoder,
+    forward::{Attend, Pass},
+};
 use crate::{
-    batch::TrainBatch,
+    batch::{Spans, TrainBatch},
     lora::{Adapter, Projection, Site},
     workspace::{Gradients, LayerState, Stream, Workspace},
 };
@@ -45,9 +48,11 @@ impl<B: Backend> Decoder<B> {
         batch: &mut TrainBatch<'_, B>,
         coefficients: &mut Coefficients<'_>,
     ) {
-        let Workspace { stream, layers: states, gradients, positions, .. } = workspace;
+        let Workspace { stream, inputs, layers: states, gradients, positions, identity } =
+            workspace;
         let gradients = gradients.as_mut().expect("made before the forward pass");
-        let targets = batch.targets;
+        let (targets, recompute) = (batch.targets, batch.recompute);
+        let spans = Spans::train(&batch.groups);
         let mut back = Back::new(b, batch, positions);
         let layers = back.trains_layers();
         let eps = self.config.rms_eps;
@@ -63,10 +68,16 @@ impl<B: Backend> Decoder<B> {
         let (dx, dy) = (&mut gradients.dx, &gradients.dnormed);
         back.b.rms_norm_backward(dx, dy, &stream.x, &self.final_norm, eps);
         for layer in (0..self.config.layers).rev() {
-            let state = &states[layer];
+            let (input, state) = (&inputs[layer], &mut states[if recompute { 0 } else { layer }]);
+            if recompute {
+                back.b.gather(&mut stream.x, input, &identity[..positions.len()]);
+                let attend = Attend::Whole(back.sequences);
+                let mut pass = Pass::new(&mut *back.b, &spans, attend, true);
+                self.run_layer(&mut pass, layer, (stream, state), positions, identity);
+            }
             self.mlp_backward(&mut back, layer, stream, state, gradients);
             if layer > 0 || back.attention {
-                self.attention_backward(&mut back, layer, stream, state, gradients);
+                self.attention_backward(&mut back, layer, stream, (input, state), gradients);
             }
         }
     }
@@ -109,7 +120,7 @@ impl<B: Backend> Decoder<B> {
         back: &mut Back<'_, B>,
         layer: usize,
         stream: &mut Stream<B>,
-        state: &LayerState<B>,
+        (input, state): (&B::Rows, &LayerState<B>),
         gradients: &mut Gradients<B>,
     ) {
         let weights = &self.layers[layer];
@@ -140,7 +151,7 @@ impl<B: Backend> Decoder<B> {
         back.b.rope_backward(dq, dq_rotated, &state.q, q_rope);
         back.b.rope_backward(dk, dk_rotated, &state.k, k_rope);
 
-        back.b.rms_norm(&mut stream.normed, &state.input, norm, eps);
+        back.b.rms_norm(&mut stream.normed, input, norm, eps);
         let flows = layer > 0;
         if flows {
             back.b.zero(dnormed);
@@ -151,7 +162,7 @@ impl<B: Backend> Decoder<B> {
             self.linear_backward(back, (layer, projection, state), dx, dy, &stream.normed);
         }
         if flows {
-            back.b.rms_norm_backward(dx, dnormed, &state.input, norm, eps);
+            back.b.rms_norm_backward(dx, dnormed, input, norm, eps);
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Decoder, LayerWeights};
 use crate::{
     batch::Spans,
     lora::{Projection, Site},
-    workspace::{LayerState, Stream, Workspace},
+    workspace::{Keep, LayerState, Stream, Workspace},
 };
 
 /// How a step's queries find their keys.
@@ -23,9 +23,9 @@ pub(super) enum Attend<'p, B: Backend> {
 /// One way through the layers.
 pub(super) struct Pass<'p, 'a, B: Backend> {
     b: &'p mut B,
-    spans: Spans<'a, B>,
+    spans: &'p Spans<'a, B>,
     attend: Attend<'p, B>,
-    /// Whether backward will follow: each layer's state is kept.
+    /// Whether backward will read each layer's state.
     keep: bool,
     /// Used again for each op.
     uses: Vec<LoraUse<'a, B::Lora>>,
@@ -34,7 +34,7 @@ pub(super) struct Pass<'p, 'a, B: Backend> {
 impl<'p, 'a, B: Backend> Pass<'p, 'a, B> {
     pub(super) fn new(
         b: &'p mut B,
-        spans: Spans<'a, B>,
+        spans: &'p Spans<'a, B>,
         attend: Attend<'p, B>,
         keep: bool,
     ) -> Self {
@@ -65,21 +65,34 @@ impl<B: Backend> Decoder<B> {
         mut pass: Pass<'_, '_, B>,
         workspace: &mut Workspace<B>,
         tokens: &[u32],
+        keep: Keep,
     ) {
         assert_eq!(workspace.positions.len(), tokens.len(), "sequences tile the rows");
         pass.b.embed(&mut workspace.stream.x, &self.embed, tokens, self.config.embed_scale);
-        let Workspace { stream, layers, positions, identity, .. } = workspace;
+        let Workspace { stream, inputs, layers, positions, identity, .. } = workspace;
         for layer in 0..self.config.layers {
-            let state = &mut layers[if pass.keep { layer } else { 0 }];
-            if pass.keep {
-                pass.b.gather(&mut state.input, &stream.x, &identity[..tokens.len()]);
+            if keep != Keep::Nothing {
+                pass.b.gather(&mut inputs[layer], &stream.x, &identity[..tokens.len()]);
             }
-            self.attention(&mut pass, layer, stream, state, positions);
-            if pass.keep {
-                pass.b.gather(&mut state.middle, &stream.x, &identity[..tokens.len()]);
-            }
-            self.mlp(&mut pass, layer, stream, state);
+            let state = &mut layers[if keep == Keep::States { layer } else { 0 }];
+            self.run_layer(&mut pass, layer, (stream, state), positions, identity);
         }
+    }
+
+    /// Runs the residual stream through one layer.
+    pub(super) fn run_layer(
+        &self,
+        pass: &mut Pass<'_, '_, B>,
+        layer: usize,
+        (stream, state): (&mut Stream<B>, &mut LayerState<B>),
+        positions: &[u32],
+        identity: &[usize],
+    ) {
+        self.attention(pass, layer, stream, state, positions);
+        if pass.keep {
+            pass.b.gather(&mut state.middle, &stream.x, &identity[..positions.len()]);
+        }
+        self.mlp(pass, layer, stream, state);
     }
 
     /// `x += o(attention(rope(q), rope(k), v))` of the normed x, with a norm around `o` if there is one.

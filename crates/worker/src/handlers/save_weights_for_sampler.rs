@@ -1,6 +1,6 @@
 //! Saves weights to sample from: under a name, or as a new sampling session that is ready at once.
 
-use tinsmith_engine::{Backend, Parts, SamplerKey};
+use tinsmith_engine::{Backend, Parts};
 use tinsmith_store::{BlobId, CheckpointKind, Completion, Effect, NewSamplingSession, Outcome};
 use tinsmith_types::{
     ids::{ModelId, RequestId, SamplingSessionId},
@@ -11,7 +11,7 @@ use crate::{
     convert,
     finisher::{Finish, StagedEffect},
     run::{Item, Purpose},
-    worker::{Worker, engine_failure, user_failure},
+    worker::{Worker, user_failure},
 };
 
 pub(crate) fn run<B: Backend>(
@@ -92,10 +92,10 @@ fn unnamed<B: Backend>(
         return Err(user_failure(message));
     }
     worker.make_sampler_room();
-    let key = SamplerKey(worker.key());
-    let engine = &mut worker.models[model].engine;
     let scope = record.tenant.as_str();
-    engine.snapshot_sampler(key, scope, run_key).map_err(|error| engine_failure(&error))?;
+    let key = worker.make_sampler(|worker, key| {
+        worker.models[model].engine.snapshot_sampler(key, scope, run_key)
+    })?;
     worker.keep_sampler(sampler.clone(), key, model);
     let body = serde_json::json!({
         "sampling_session_id": sampler,

@@ -91,6 +91,7 @@ pub(crate) fn engine(
     other: bool,
     kernels: Kernels,
     activation_bytes_max: usize,
+    runs_bytes_max: usize,
 ) -> Engine<CpuBackend> {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), other);
@@ -99,6 +100,7 @@ pub(crate) fn engine(
     let mut backend = CpuBackend::new(cpu).unwrap();
     let decoder = Decoder::load(&mut backend, &model).unwrap();
     let config = Config {
+        train_context_max: CONTEXT,
         train_tokens_max: 64,
         activation_bytes_max,
         training_queue_max: 16,
@@ -111,8 +113,11 @@ pub(crate) fn engine(
         waiting_sequences_max: 64,
         num_samples_max: 8,
         stops_max: 8,
-        runs_max: 16,
+        runs_max: 32,
+        runs_bytes_max,
         samplers_max: 16,
+        samplers_bytes_max: 1 << 30,
+        rank_max: 64,
     };
     Engine::new(backend, decoder, vec![0], None, config).unwrap()
 }

@@ -182,6 +182,40 @@ async fn spilled_runs_compute_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_runs_take_turns_in_memory_for_three() {
+    let ops = |run: u64| {
+        let train = [ForwardBackward(10 * run), Step, ForwardBackward(10 * run + 1)];
+        [vec![Op::Create], train.to_vec(), vec![Step, Op::Forward(7), Save("end")]].concat()
+    };
+    let roomy = config().resident_runs_max.max(20);
+    let mut all = Vec::new();
+    for room in [20, 3] {
+        let config = Config { resident_runs_max: roomy, ..config() };
+        let mut world = World::with_room_for(room, config).await;
+        let mut ids = Vec::new();
+        for seq in 0..ops(0).len() {
+            for run in 0..20 {
+                let op = &ops(run)[seq];
+                ids.push(world.submit(i64::try_from(run).unwrap(), seq, op).await.unwrap());
+            }
+        }
+        let mut outcomes = Vec::new();
+        for id in &ids {
+            outcomes.push(world.outcome(&id.request_id).await);
+        }
+        assert_done(&outcomes);
+        let mut weights = Vec::new();
+        for run in 0..20 {
+            weights.push(world.weights(run, "end").await);
+        }
+        all.push((outcomes, weights));
+        world.stop().await;
+        assert_eq!(world.stats.resident_runs, room);
+    }
+    assert_eq!(all[0], all[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn samplers_take_turns_in_little_memory() {
     let mut world = World::new(Config { resident_samplers_max: 1, ..config() }).await;
     let ops = [Op::Create, Op::Sampler(0), Op::Sampler(1), Op::Sampler(2)];

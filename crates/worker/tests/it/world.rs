@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tinsmith_backend_cpu::{CpuBackend, Kernels};
+use tinsmith_engine::LoraSpec;
 use tinsmith_store::{
     Category, CheckpointKind, Config as StoreConfig, Failure, LoraRecord, NewRequest, NewRun,
     NewSample, NewSession, Outcome, RequestKind, Result, Retrieved, RunRecord, Store, Submitted,
@@ -54,6 +55,7 @@ pub(crate) struct World {
     pub(crate) activation_bytes_max: usize,
     /// Of the nodes to be started.
     pub(crate) kernels: Kernels,
+    runs_bytes_max: usize,
     pub(crate) tenant: TenantId,
     pub(crate) session: SessionId,
     /// Of the worker that was stopped last.
@@ -101,6 +103,18 @@ pub(crate) fn configs() -> [Config; 3] {
 impl World {
     /// A new directory with a session, and a node that works on it.
     pub(crate) async fn new(config: Config) -> Self {
+        Self::within(config, 1 << 30).await
+    }
+
+    /// As [`World::new`], with memory for so many runs.
+    pub(crate) async fn with_room_for(runs: usize, config: Config) -> Self {
+        let spec =
+            LoraSpec { rank: 2, seed: 0, train_attn: true, train_mlp: true, train_unembed: true };
+        let engine = model::engine(false, Kernels::f32(), ACTIVATION_BYTES_MAX, 1);
+        Self::within(config, runs * engine.run_bytes(&spec)).await
+    }
+
+    async fn within(config: Config, runs_bytes_max: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir).await;
         let tenant = TenantId::from("a");
@@ -112,7 +126,7 @@ impl World {
             display_name: None,
         };
         let session = store.create_session(&tenant, new, None).await.unwrap().id;
-        let engine = model::engine(false, Kernels::f32(), ACTIVATION_BYTES_MAX);
+        let engine = model::engine(false, Kernels::f32(), ACTIVATION_BYTES_MAX, runs_bytes_max);
         let kernel_set = engine.kernel_set().to_owned();
         let model = Model { digest: DIGEST.to_owned(), engine };
         let worker = start(&config, &store, model);
@@ -121,6 +135,7 @@ impl World {
             config,
             activation_bytes_max: ACTIVATION_BYTES_MAX,
             kernels: Kernels::f32(),
+            runs_bytes_max,
             tenant,
             session,
             stats: Stats::default(),
@@ -155,7 +170,8 @@ impl World {
     /// Starts a node whose model says to have this digest; with `other`, one bit of it is another.
     pub(crate) async fn start_with(&mut self, digest: &str, other: bool) {
         let store = open(&self.dir).await;
-        let engine = model::engine(other, self.kernels, self.activation_bytes_max);
+        let engine =
+            model::engine(other, self.kernels, self.activation_bytes_max, self.runs_bytes_max);
         let model = Model { digest: digest.to_owned(), engine };
         let worker = start(&self.config, &store, model);
         self.node = Some(Node { store, worker });

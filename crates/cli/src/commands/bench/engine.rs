@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Settings,
     device::{self, Device},
-    models,
+    memory::{self, Room, Wish},
     random::Random,
 };
 
@@ -51,8 +51,9 @@ impl Subject {
     fn open(settings: &Settings, name: &'static str, dir: &Path) -> Result<Self> {
         let files = ModelDir::open(dir).with_context(|| format!("open {}", dir.display()))?;
         let mut device = device::open(settings, files.stored_dtype())?;
+        let wish = Wish { name, dir: &files, device: &device };
+        let limits = memory::share(settings, &Room::of(settings), &[wish])?[0].config;
         let decoder = Decoder::load(&mut device, &files).context("load the model")?;
-        let limits = models::limits(settings, &files);
         let end_tokens = files.end_tokens().to_vec();
         let mut engine =
             Engine::new(device, decoder, end_tokens, None, limits).context("start the engine")?;

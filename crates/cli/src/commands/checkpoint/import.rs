@@ -19,6 +19,7 @@ use tinsmith_types::{
 
 use crate::{
     config::{self, Flags, Settings, Values},
+    memory::Room,
     models::{self, Offer},
     terminal::say,
 };
@@ -179,7 +180,8 @@ fn convert(
 }
 
 async fn publish(settings: &Settings, imported: &Imported, name: &str) -> Result<ModelId> {
-    let opened = Store::open(config::store(settings), SystemClock::new());
+    let limits = config::store(settings, Room::of(settings).requests());
+    let opened = Store::open(limits, SystemClock::new());
     let place = settings.data_dir.display();
     let store = opened.with_context(|| {
         format!("open the data directory {place}: a server that runs on it has to be stopped first")
