@@ -1,8 +1,11 @@
 """Sampling through the official SDK."""
 
 import math
+import time
+import urllib.request
 
 import pytest
+from conftest import NANO, WAIT_SECONDS
 from helpers import GREEDY, logprobs, question, result, tokenizer
 from tinker import types
 
@@ -83,3 +86,41 @@ def test_greedy_takes_the_likeliest_token(sampler):
     prompt = question("What is 3 plus 4?")
     output = result(sampler.sample(types.ModelInput.from_ints(prompt), 2, GREEDY))
     assert output.sequences[0].tokens == output.sequences[1].tokens
+
+
+def test_the_next_turn_finds_the_one_before(sampler):
+    prompt = question("Tell me a story about a lighthouse and the people who keep it alight in winter.")
+    first = result(sample(sampler, prompt, seed=1, max_tokens=64, stop=[])).sequences[0].tokens
+    turn = prompt + list(first) + question("And then?")
+    again = result(sample(sampler, turn, 2, seed=1, max_tokens=8))
+    # Blocks of 32 tokens; the last token drawn was never fed back.
+    assert again.prompt_cache_hit_tokens == (len(prompt) + len(first) - 1) // 32 * 32
+    assert [s.tokens for s in again.sequences] == [
+        s.tokens for s in result(sample(sampler, turn, 2, seed=1, max_tokens=8)).sequences
+    ]
+
+
+def metric(server, name):
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    values = [line.split()[-1] for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+    return sum(float(value) for value in values)
+
+
+def wait_until(condition):
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def test_a_cancelled_sample_stops_and_frees_its_memory(start):
+    server = start(f"nano={NANO}")
+    sampler = server.service().create_sampling_client(base_model="nano")
+    future = sample(sampler, question("Tell me a story."), 256, seed=1, max_tokens=1500, stop=[])
+    wait_until(lambda: metric(server, "tinsmith_engine_kv_blocks_used") > 0)
+    future.future().cancel()
+    wait_until(lambda: metric(server, "tinsmith_engine_kv_blocks_used") == 0)
+    assert metric(server, "tinsmith_cancelled_samples_total") == 1
+    assert metric(server, "tinsmith_engine_decode_tokens_total") < 256 * 1500
+    assert result(sample(sampler, question("Hello!"), max_tokens=4)).sequences
