@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use tinsmith_backend::{
-    Activation, AdamW, AttentionForward, AttentionShape, Backend, Coefficients, Draw, Drawn,
+    Activation, AdamW, Ask, AttentionForward, AttentionShape, Backend, Coefficients, Drawn,
     Footprint, Linear, LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix,
     Result, Rope, Targets, Unembedding,
 };
@@ -242,13 +242,13 @@ impl Backend for CpuBackend {
 
     fn sample(
         &mut self,
-        drawn: &mut Vec<Drawn>,
+        answers: &mut Vec<Drawn>,
         x: &Rows,
         unembedding: Unembedding<'_, Self>,
         uses: &[LoraUse<'_, Lora>],
-        draws: &[Draw],
+        asks: &[Ask],
     ) {
-        sample::sample(self, drawn, x, (unembedding, uses), draws);
+        sample::sample(self, answers, x, (unembedding, uses), asks);
     }
 
     fn adamw(

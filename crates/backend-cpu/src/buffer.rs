@@ -205,6 +205,14 @@ impl<T> Cells<T> {
     pub(crate) unsafe fn put(&self, index: usize, value: T) {
         *self.0.add(index) = value;
     }
+
+    /// # Safety
+    ///
+    /// The cells lie in the slice, and are this task's.
+    #[expect(clippy::mut_from_ref, reason = "no two tasks have the same cells")]
+    pub(crate) unsafe fn part(&self, range: &Range<usize>) -> &mut [T] {
+        std::slice::from_raw_parts_mut(self.0.add(range.start), range.len())
+    }
 }
 
 /// Activations, `[rows, features]`.

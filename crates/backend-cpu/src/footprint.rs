@@ -7,7 +7,7 @@ use crate::{
     buffer::{Rows, padded},
     gemm,
     rope::Turns,
-    sample, score,
+    score, select,
     sets::{KernelSet, packed::rounded_words},
     weight::packed_words,
 };
@@ -78,6 +78,6 @@ fn thread_floats(shape: &ScratchShape) -> usize {
         StepKind::ForwardBackward => {
             always.max(attention_backward::scratch_floats(shape.longest, head_dim))
         }
-        StepKind::Infer => always.max(sample::scratch_floats(shape.vocabulary)),
+        StepKind::Infer => always.max(select::scratch_floats(shape.vocabulary)),
     }
 }

@@ -45,6 +45,7 @@ mod rms_norm;
 mod rope;
 mod sample;
 mod score;
+mod select;
 mod sets;
 mod softcap;
 mod weight;
@@ -117,6 +118,8 @@ pub struct CpuBackend {
     hidden_gradient: Rows,
     /// One chunk's logits.
     logits: Rows,
+    /// What is asked of each of a chunk's rows.
+    groups: Vec<sample::Group>,
     /// Keys and values of a training step in tiles.
     packed: Buffer,
     turns: Vec<Turns>,
@@ -137,6 +140,7 @@ impl CpuBackend {
             hidden: Rows::empty(),
             hidden_gradient: Rows::empty(),
             logits: Rows::empty(),
+            groups: Vec::new(),
             packed: Buffer::default(),
             turns: Vec::new(),
         })

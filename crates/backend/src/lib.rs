@@ -14,8 +14,8 @@ pub mod shape;
 
 pub use reference::ReferenceBackend;
 pub use shape::{
-    Activation, AdamW, AttentionShape, Draw, Drawn, Dtype, Footprint, PagedSequence, PairShape,
-    RawMatrix, RopeTable, ScratchShape, StepKind,
+    Activation, AdamW, Ask, AttentionShape, Draw, Drawn, Dtype, Footprint, PagedSequence,
+    PairShape, Query, RawMatrix, RopeTable, ScratchShape, StepKind,
 };
 
 /// Tokens in one block of the paged key-value cache, and keys in one attention tile.
@@ -293,14 +293,15 @@ pub trait Backend: Send + 'static {
         targets: Targets<'_>,
         coefficients: &mut Coefficients<'_>,
     );
-    /// Draws one token for each row; replaces what was in `drawn`.
+    /// Answers queries about the logits of rows, in ascending order of rows; computes each row's logits
+    /// once. Replaces what was in `answers` by [`Query::answers`] tokens a query, in their order.
     fn sample(
         &mut self,
-        drawn: &mut Vec<Drawn>,
+        answers: &mut Vec<Drawn>,
         x: &Self::Rows,
         unembedding: Unembedding<'_, Self>,
         uses: &[LoraUse<'_, Self::Lora>],
-        draws: &[Draw],
+        asks: &[Ask],
     );
     /// One `AdamW` step of one site; the gradient is multiplied by `gradient_scale` first.
     fn adamw(

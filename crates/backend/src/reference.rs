@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::{
-    Activation, AdamW, AttentionForward, AttentionShape, Backend, Coefficients, Draw, Drawn,
+    Activation, AdamW, Ask, AttentionForward, AttentionShape, Backend, Coefficients, Drawn,
     Footprint, Linear, LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix,
     Result, Rope, Targets, Unembedding,
 };
@@ -261,13 +261,13 @@ impl Backend for ReferenceBackend {
 
     fn sample(
         &mut self,
-        drawn: &mut Vec<Drawn>,
+        answers: &mut Vec<Drawn>,
         x: &Rows,
         unembedding: Unembedding<'_, Self>,
         uses: &[LoraUse<'_, Lora>],
-        draws: &[Draw],
+        asks: &[Ask],
     ) {
-        sample::sample(drawn, x, unembedding, uses, draws);
+        sample::sample(answers, x, unembedding, uses, asks);
     }
 
     fn adamw(

@@ -114,12 +114,51 @@ pub struct Draw {
     pub uniform: f64,
 }
 
-/// A drawn token.
+/// One thing to be read off the logits of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ask {
+    /// The row.
+    pub row: usize,
+    /// What of it.
+    pub query: Query,
+}
+
+/// What is read off a row's logits `l`.
+///
+/// All logprobs of a row are taken with one normalizer for each temperature, so that equal things have
+/// equal bits, whichever query asks for them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Query {
+    /// The logprob of this token, of `log_softmax(l)`.
+    Token(u32),
+    /// The likeliest tokens, the likeliest first (ties: lower id first), of
+    /// `log_softmax(l / temperature)`; the temperature 0 leaves the logits as they are.
+    Top {
+        /// How many; at most as many as the vocabulary has.
+        count: usize,
+        /// What the logits are divided by.
+        temperature: f32,
+    },
+    /// A drawn token.
+    Draw(Draw),
+}
+
+impl Query {
+    /// Tokens that it is answered with.
+    pub fn answers(&self) -> usize {
+        match self {
+            Self::Token(_) | Self::Draw(_) => 1,
+            Self::Top { count, .. } => *count,
+        }
+    }
+}
+
+/// A token that was drawn, listed or asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Drawn {
     /// Its id.
     pub token: u32,
-    /// Natural log of its probability; see [`Draw`].
+    /// Natural log of its probability; see [`Query`] and [`Draw`].
     pub logprob: f32,
 }
 

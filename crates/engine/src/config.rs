@@ -30,6 +30,8 @@ pub struct Config {
     pub num_samples_max: usize,
     /// Stop texts or stop tokens of one job (64).
     pub stops_max: usize,
+    /// Listed, given and alternative tokens in one job's output (8,388,608).
+    pub logprobs_max: usize,
     /// Resident training runs (64).
     pub runs_max: usize,
     /// Bytes of all resident training runs.

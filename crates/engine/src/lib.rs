@@ -22,7 +22,7 @@ pub use plan::{
     Plan, longest_datum, run_bytes, sampler_bytes, sampling_step_bytes, training_step_bytes,
 };
 pub use sample::SpillFile;
-pub use tinsmith_backend::Backend;
+pub use tinsmith_backend::{Backend, Drawn};
 pub use tinsmith_model::{
     config::DecoderConfig,
     decoder::Decoder,
@@ -32,6 +32,6 @@ pub use tinsmith_model::{
     peft::{self, Files},
 };
 pub use work::{
-    AdamParams, Datum, Failure, Output, Parts, RunKey, SampleJob, SampleOutput, SamplerKey,
-    Sequence, Stats, Stop, StopReason, Ticket, Work,
+    AdamParams, Datum, Failure, Output, Parts, PromptTargets, RunKey, SampleJob, SampleOutput,
+    SamplerKey, Sequence, Stats, Stop, StopReason, Ticket, Work,
 };

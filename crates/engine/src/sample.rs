@@ -9,6 +9,7 @@ mod check;
 mod job;
 mod prefix;
 mod scheduler;
+mod scores;
 mod spill;
 mod step;
 mod stop;

@@ -1,6 +1,8 @@
 //! What is asked of the engine, and what it answers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
+
+use tinsmith_backend::Drawn;
 
 /// A training run that is resident in the engine; chosen by the caller.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -97,6 +99,39 @@ pub struct SampleJob {
     pub stop: Stop,
     /// Also score the prompt's own tokens.
     pub prompt_logprobs: bool,
+    /// Of those, and of the likeliest tokens, only these many at the prompt's end; 1 to its length - 1.
+    pub prompt_logprobs_last_n: Option<usize>,
+    /// Likeliest tokens to list at each prompt position but the first.
+    pub topk_prompt_logprobs: usize,
+    /// Likeliest tokens to list at each drawn position, of the distribution that the drawn token's own
+    /// logprob is of: at the job's temperature, before `top_k` and `top_p`.
+    pub topk_sample_logprobs: usize,
+    /// Given tokens to score along the prompt.
+    pub target_prompt_logprobs: Option<PromptTargets>,
+    /// Tokens to draw at each prompt position but the first, at the job's temperature; `top_k` and `top_p`
+    /// do not bound them, so that their logprobs are those of the distribution that they are drawn from.
+    pub prompt_alt_tokens: usize,
+}
+
+/// Tokens to score along a prompt: a matrix `[prompt - 1, columns]`, whose row `i` is scored at position
+/// `i + 1`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PromptTargets {
+    /// Where each row's cells begin among `ids`, and where the last row's end: `[prompt]`.
+    pub rows: Vec<usize>,
+    /// Token ids, row after row; `None` asks for nothing.
+    pub ids: Vec<Option<u32>>,
+    /// Columns of the matrix.
+    pub columns: usize,
+    /// The column of each cell; `None`: every cell of every row is there.
+    pub column_of: Option<Vec<usize>>,
+}
+
+impl PromptTargets {
+    /// The cells of a row.
+    pub fn cells(&self, row: usize) -> Range<usize> {
+        self.rows[row]..self.rows[row + 1]
+    }
 }
 
 /// What ends a sampled sequence before `max_tokens`.
@@ -136,8 +171,17 @@ pub enum Output {
 pub struct SampleOutput {
     /// One for each of `num_samples`, in order of sample index.
     pub sequences: Vec<Sequence>,
-    /// `[prompt]`, NaN first, if asked for.
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// `[prompt]`, NaN where none is wanted and at the first, if asked for.
     pub prompt_logprobs: Option<Vec<f32>>,
+    /// `[prompt * k]`, the likeliest first; where none are wanted, and at the first position, token 0 and
+    /// -99999.
+    pub topk_prompt_logprobs: Option<Vec<Drawn>>,
+    /// What was asked for, with a logprob for each cell, 0 where it asks for nothing.
+    pub target_prompt_logprobs: Option<(PromptTargets, Vec<f32>)>,
+    /// `[(prompt - 1) * k]`, from position 1 on.
+    pub prompt_alt_tokens: Option<Vec<Drawn>>,
     /// Tokens of the prompt that were found in the prefix cache.
     pub prompt_cache_hit_tokens: usize,
 }
@@ -149,6 +193,8 @@ pub struct Sequence {
     pub tokens: Vec<u32>,
     /// Of each token: of the tempered distribution, plain at temperature 0.
     pub logprobs: Vec<f32>,
+    /// `[tokens * k]`, the likeliest first, if asked for.
+    pub topk_logprobs: Option<Vec<Drawn>>,
     /// Why it ended.
     pub stop_reason: StopReason,
 }

@@ -3,7 +3,7 @@
 mod backward;
 mod forward;
 
-use tinsmith_backend::{Backend, Coefficients, Draw, Drawn, Targets, Unembedding};
+use tinsmith_backend::{Ask, Backend, Coefficients, Drawn, Unembedding};
 
 use crate::{
     Result,
@@ -128,8 +128,8 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// Runs rows through the layers, over and into the cache; [`Decoder::sample`] and [`Decoder::score`]
-    /// read what it leaves in the workspace.
+    /// Runs rows through the layers, over and into the cache; [`Decoder::sample`]
+    /// reads what it leaves in the workspace.
     ///
     /// # Errors
     /// No room on the device.
@@ -154,8 +154,8 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// Draws a token for each of `rows`, which are rows of the `batch` that [`Decoder::infer`] ran last, in
-    /// ascending order; a row may come several times. `drawn` is filled in the order of `rows`.
+    /// Reads tokens off the logits of `rows`, which are rows of the `batch` that [`Decoder::infer`] ran
+    /// last, in ascending order. Row `i` of the asks is `rows[i]`; `answers` is filled in their order.
     ///
     /// # Errors
     /// No room on the device.
@@ -164,33 +164,13 @@ impl<B: Backend> Decoder<B> {
         b: &mut B,
         workspace: &mut Workspace<B>,
         (batch, rows): (&InferBatch<'_, B>, &[usize]),
-        draws: &[Draw],
-        drawn: &mut Vec<Drawn>,
+        asks: &[Ask],
+        answers: &mut Vec<Drawn>,
     ) -> Result<()> {
         let spans = self.pick(b, workspace, batch, rows)?;
         let mut uses = Vec::new();
         spans.fill(Site::Unembed, &mut uses);
-        b.sample(drawn, &workspace.stream.picked_normed, self.unembedding(), &uses, draws);
-        Ok(())
-    }
-
-    /// Logprobs `[rows * per_row]` of the targets of `rows`, chosen as in [`Decoder::sample`].
-    ///
-    /// # Errors
-    /// No room on the device.
-    pub fn score(
-        &self,
-        b: &mut B,
-        workspace: &mut Workspace<B>,
-        (batch, rows): (&InferBatch<'_, B>, &[usize]),
-        targets: Targets<'_>,
-        logprobs: &mut [f32],
-    ) -> Result<()> {
-        let spans = self.pick(b, workspace, batch, rows)?;
-        let mut uses = Vec::new();
-        spans.fill(Site::Unembed, &mut uses);
-        let picked = &workspace.stream.picked_normed;
-        b.score(logprobs, picked, self.unembedding(), &uses, targets);
+        b.sample(answers, &workspace.stream.picked_normed, self.unembedding(), &uses, asks);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub(crate) mod datums;
+pub(crate) mod prompt_scores;
 pub(crate) mod sample;
 
 /// What is wrong, with the place named.

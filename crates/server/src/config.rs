@@ -38,6 +38,10 @@ pub struct Config {
     pub num_samples_max: u32,
     /// Stop strings or stop tokens of one sample.
     pub stops_max: usize,
+    /// Tokens that a sample may have listed (top-k) or drawn beside (alternatives) at one position.
+    pub topk_max: u32,
+    /// Logprobs in one sample's result, beside those of the prompt's and the drawn tokens themselves.
+    pub logprobs_max: usize,
     /// Entries of one page of a listing; a larger `limit` is cut to this.
     pub page_entries_max: u32,
     /// Bytes of a session's or run's `user_metadata`, as JSON.

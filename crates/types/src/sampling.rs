@@ -82,19 +82,21 @@ pub struct SampleRequest {
     /// Score the prompt's tokens.
     #[serde(default, deserialize_with = "null_as_default")]
     pub prompt_logprobs: bool,
-    /// Likeliest tokens of each prompt position; 0 is none.
+    /// Likeliest tokens of each prompt position, of the model's own distribution; 0 is none.
     #[serde(default, deserialize_with = "null_as_default")]
     pub topk_prompt_logprobs: u32,
-    /// Likeliest tokens of each drawn position; 0 is none.
+    /// Likeliest tokens of each drawn position, of the distribution that the drawn token's own logprob is
+    /// of: at the temperature (the plain one at 0), before `top_k` and `top_p`; 0 is none.
     #[serde(default, deserialize_with = "null_as_default")]
     pub topk_sample_logprobs: u32,
-    /// Tokens to score at each prompt position from 1 on; int64, -1 is none.
+    /// Tokens to score at each prompt position from 1 on: int64, `[prompt - 1, K]`, dense or CSR; -1 is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_prompt_logprobs: Option<TensorData>,
-    /// Alternatives to draw for each prompt position from 1 on; 0 is none.
+    /// Alternatives to draw for each prompt position from 1 on, at the temperature; `top_k` and `top_p` do
+    /// not bound them, so that their logprobs are those of what they are drawn from. 0 is none.
     #[serde(default, deserialize_with = "null_as_default")]
     pub prompt_alt_tokens_k: u32,
-    /// Score only this many tokens at the prompt's end.
+    /// Of `prompt_logprobs` and `topk_prompt_logprobs`, only this many at the prompt's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs_last_n: Option<u32>,
     /// Remember what `stable_reinforce` needs.
@@ -280,10 +282,26 @@ pub struct SampleResponse {
     /// One row a prompt token, the first is null.
     #[serde(default)]
     pub topk_prompt_logprobs: Option<Vec<TopkRow>>,
+    /// In shape and layout of the request's. Clients that read JSON do not know it and forbid what they do
+    /// not know, so that it stands here only where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_prompt_logprobs: Option<TensorData>,
+    /// Only where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_alt_tokens: Option<PromptAltTokens>,
 }
 
 /// Token ids with their logprobs, in descending order.
 pub type TopkRow = Option<Vec<(i32, f32)>>;
+
+/// Tokens drawn beside those of the prompt: row i stands for prompt position i + 1.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct PromptAltTokens {
+    /// int64, `[prompt - 1, k]`.
+    pub tokens: TensorData,
+    /// float32, `[prompt - 1, k]`.
+    pub logprobs: TensorData,
+}
 
 /// One continuation in JSON.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -295,6 +313,9 @@ pub struct SampledSequence {
     /// One a token.
     #[serde(default)]
     pub logprobs: Option<Vec<f32>>,
+    /// One row a token; only where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topk_logprobs: Option<Vec<TopkRow>>,
 }
 
 /// Why a sequence ended.
@@ -319,9 +340,38 @@ impl TryFrom<&proto::SampleResponse> for SampleResponse {
         let prompt_logprobs = present(response.prompt_logprobs.as_deref())?
             .map(|all| all.into_iter().map(|value| (!value.is_nan()).then_some(value)).collect());
         let topk_prompt_logprobs =
-            response.topk_prompt_logprobs.as_ref().map(topk_rows).transpose()?.flatten();
-        Ok(Self { sequences, prompt_logprobs, topk_prompt_logprobs })
+            topk(response.topk_prompt_logprobs.as_ref(), "topk_prompt_logprobs")?;
+        let target_prompt_logprobs = response
+            .target_prompt_logprobs
+            .as_ref()
+            .map(|tensor| tensor_at("target_prompt_logprobs", Some(tensor)))
+            .transpose()?;
+        let prompt_alt_tokens =
+            response.prompt_alt_tokens.as_ref().map(PromptAltTokens::try_from).transpose()?;
+        Ok(Self {
+            sequences,
+            prompt_logprobs,
+            topk_prompt_logprobs,
+            target_prompt_logprobs,
+            prompt_alt_tokens,
+        })
     }
+}
+
+impl TryFrom<&proto::PromptAltTokens> for PromptAltTokens {
+    type Error = Error;
+
+    fn try_from(drawn: &proto::PromptAltTokens) -> Result<Self, Error> {
+        Ok(Self {
+            tokens: tensor_at("prompt_alt_tokens.tokens", drawn.tokens.as_ref())?,
+            logprobs: tensor_at("prompt_alt_tokens.logprobs", drawn.logprobs.as_ref())?,
+        })
+    }
+}
+
+fn tensor_at(place: &str, tensor: Option<&proto::Tensor>) -> Result<TensorData, Error> {
+    let tensor = tensor.ok_or_else(|| Error::value(place, "is missing"))?;
+    TensorData::try_from(tensor).map_err(|error| error.within(|| place.to_owned()))
 }
 
 impl TryFrom<&proto::SampledSequence> for SampledSequence {
@@ -337,6 +387,7 @@ impl TryFrom<&proto::SampledSequence> for SampledSequence {
             stop_reason,
             tokens: unpack_i32(&sequence.tokens)?,
             logprobs: present(sequence.logprobs.as_deref())?,
+            topk_logprobs: topk(sequence.topk_sampled_logprobs.as_ref(), "topk_sampled_logprobs")?,
         })
     }
 }
@@ -350,7 +401,8 @@ fn present(bytes: Option<&[u8]>) -> Result<Option<Vec<f32>>, Error> {
 pub const TOPK_EMPTY_LOGPROB: f32 = -99_999.0;
 
 /// `None` without rows or columns; a row without a filled cell is null.
-fn topk_rows(topk: &proto::TopkLogprobs) -> Result<Option<Vec<TopkRow>>, Error> {
+fn topk(topk: Option<&proto::TopkLogprobs>, name: &str) -> Result<Option<Vec<TopkRow>>, Error> {
+    let Some(topk) = topk else { return Ok(None) };
     let (k, length) = (topk.k as usize, topk.length as usize);
     if k == 0 || length == 0 {
         return Ok(None);
@@ -358,7 +410,7 @@ fn topk_rows(topk: &proto::TopkLogprobs) -> Result<Option<Vec<TopkRow>>, Error> 
     let (tokens, logprobs) = (unpack_i32(&topk.token_ids)?, unpack_f32(&topk.logprobs)?);
     let cells = length.checked_mul(k);
     if cells.is_none_or(|cells| tokens.len() < cells || logprobs.len() < cells) {
-        return Err(Error::value("topk_prompt_logprobs", "is shorter than length times k"));
+        return Err(Error::value(name, "is shorter than length times k"));
     }
     let rows = tokens.chunks(k).zip(logprobs.chunks(k)).take(length);
     let rows = rows.map(|(tokens, logprobs)| {
@@ -375,6 +427,7 @@ mod tests {
 
     use crate::json;
     use crate::proto::pack::{pack_f32, pack_i32};
+    use crate::tensor::Values;
 
     use super::*;
 
@@ -450,5 +503,27 @@ mod tests {
             serde_json::to_string(&json).unwrap(),
             r#"{"type":"sample","sequences":[{"stop_reason":"length","tokens":[1,2],"logprobs":[-0.5,-0.1]}],"prompt_logprobs":[null,-1.5],"topk_prompt_logprobs":[null,[[5,-0.5],[7,-2.0]]]}"#
         );
+        let tensor = |data, shape| proto::Tensor::try_from(TensorData::dense(data, shape)).ok();
+        let mut response = response;
+        response.sequences[0].topk_sampled_logprobs = Some(proto::TopkLogprobs {
+            token_ids: pack_i32(&[1, 4]),
+            logprobs: pack_f32(&[-0.5, -0.1]),
+            k: 1,
+            length: 2,
+        });
+        response.target_prompt_logprobs = tensor(Values::Float32(vec![-2.5, 0.0]), vec![1, 2]);
+        response.prompt_alt_tokens = Some(proto::PromptAltTokens {
+            tokens: tensor(Values::Int64(vec![9]), vec![1, 1]),
+            logprobs: tensor(Values::Float32(vec![-0.25]), vec![1, 1]),
+        });
+        let json = serde_json::to_value(SampleResponse::try_from(&response).unwrap()).unwrap();
+        assert_eq!(json["sequences"][0]["topk_logprobs"], json!([[[1, -0.5]], [[4, -0.1_f32]]]));
+        let targets = json!({"data": [-2.5, 0.0], "dtype": "float32", "shape": [1, 2]});
+        assert_eq!(json["target_prompt_logprobs"], targets);
+        let drawn = json!({"data": [9], "dtype": "int64", "shape": [1, 1]});
+        assert_eq!(json["prompt_alt_tokens"]["tokens"], drawn);
+        response.prompt_alt_tokens = Some(proto::PromptAltTokens::default());
+        let error = SampleResponse::try_from(&response).unwrap_err().to_string();
+        assert_eq!(error, "read prompt_alt_tokens.tokens: is missing");
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use tinsmith_engine::Backend;
+use tinsmith_engine::{Backend, PromptTargets};
 use tinsmith_store::{BlobId, CheckpointKind, Digest, NewCheckpoint};
 use tinsmith_types::{
     ids::ModelId,
@@ -13,6 +13,7 @@ use tinsmith_types::{
         layout::Layout,
         pack::{unpack_f32, unpack_i32, unpack_i64},
     },
+    tensor::{TensorData, Values},
 };
 
 use crate::worker::Worker;
@@ -66,6 +67,36 @@ pub(crate) fn prompt(input: &ModelInput) -> Result<Vec<u32>, String> {
         tokens.extend(ids(&format!("prompt.chunks[{index}].tokens"), text)?);
     }
     Ok(tokens)
+}
+
+/// Token ids to score along a prompt of so many tokens; what is asked for was checked when it came in.
+pub(crate) fn prompt_targets(
+    tensor: &TensorData,
+    prompt_tokens: usize,
+) -> Result<PromptTargets, String> {
+    let fault = |what: &str| format!("target_prompt_logprobs: {what}");
+    let Values::Int64(ids) = &tensor.data else { return Err(fault("dtype must be int64")) };
+    let Some(&[_, columns]) = tensor.shape.as_deref() else {
+        return Err(fault("the shape must be [prompt tokens - 1, K]"));
+    };
+    let columns = usize::try_from(columns).map_err(|_| fault("the shape is negative"))?;
+    let places = |name: &str, indices: &[i64]| -> Result<Vec<usize>, String> {
+        let place = |&index: &i64| usize::try_from(index).ok();
+        let places: Option<_> = indices.iter().map(place).collect();
+        places.ok_or_else(|| fault(&format!("{name} has a negative entry")))
+    };
+    let (rows, column_of) = match (&tensor.sparse_crow_indices, &tensor.sparse_col_indices) {
+        (Some(crow), Some(col)) => {
+            (places("sparse_crow_indices", crow)?, Some(places("sparse_col_indices", col)?))
+        }
+        _ => ((0..prompt_tokens).map(|row| row * columns).collect(), None),
+    };
+    let id = |&id: &i64| match id {
+        -1 => Ok(None),
+        id => u32::try_from(id).map(Some).map_err(|_| fault(&format!("{id} is no token id"))),
+    };
+    let ids = ids.iter().map(id).collect::<Result<_, _>>()?;
+    Ok(PromptTargets { rows, ids, columns, column_of })
 }
 
 /// Token ids out of signed numbers.

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use half::bf16;
 use tinsmith_backend::{
-    Activation, AdamW, AttentionForward, AttentionShape, Backend, Draw, Dtype, Linear,
-    LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix, Rope, RopeTable,
+    Activation, AdamW, Ask, AttentionForward, AttentionShape, Backend, Draw, Dtype, Linear,
+    LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, Query, RawMatrix, Rope, RopeTable,
     Targets, Unembedding,
 };
 
@@ -385,10 +385,15 @@ impl<B: Backend> Run<'_, B> {
             top_p: [1.0, 0.5, 0.95][i / 12 % 3],
             uniform: (i as f64 * 0.618).fract(),
         });
-        let draws = draws.collect::<Vec<_>>();
+        let count = vocabulary.min(40);
+        let asks = draws.enumerate().flat_map(|(row, draw)| {
+            let top = Query::Top { count, temperature: draw.temperature };
+            [Query::Draw(draw), top].map(|query| Ask { row, query })
+        });
+        let asks = asks.collect::<Vec<_>>();
         let unembedding = Unembedding { weight: &weight, softcap };
         let mut drawn = Vec::new();
-        self.backend.sample(&mut drawn, &x, unembedding, &[], &draws);
+        self.backend.sample(&mut drawn, &x, unembedding, &[], &asks);
         self.keep("sample tokens", drawn.iter().map(|drawn| drawn.token as f32).collect());
         self.keep("sample logprobs", drawn.iter().map(|drawn| drawn.logprob).collect());
     }

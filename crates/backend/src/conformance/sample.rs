@@ -1,8 +1,8 @@
-//! Drawing tokens.
+//! Reading tokens off logits: drawn ones, the likeliest, given ones.
 
 use half::bf16;
 
-use crate::{Backend, Draw, Drawn, Dtype, LoraUse, Targets, Unembedding, philox};
+use crate::{Ask, Backend, Draw, Drawn, Dtype, LoraUse, Query, Targets, Unembedding, philox};
 
 use super::{
     Suite,
@@ -36,8 +36,16 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
             against_score(suite, &case, &step);
         }
         against_reference(suite, &case, &plain_step(&[300]));
+        for count in [1, 2, 33, vocabulary] {
+            tops(suite, &case, &plain_step(&[10]), count.min(vocabulary));
+        }
     }
+    // More entries than tiles can be told apart by their greatest.
+    let large = Sample { inputs: 5, vocabulary: 3000, softcap: None };
+    against_reference(suite, &large, &plain_step(&[40]));
+    tops(suite, &large, &plain_step(&[4]), 1000);
     ties(suite);
+    apart(suite);
 }
 
 impl Case for Sample {
@@ -46,11 +54,19 @@ impl Case for Sample {
     }
 
     fn run<B: Backend>(&self, backend: &mut B, steps: &[Step]) -> Answer {
-        let mut answer = Answer::new(&[Output::Value("token"), Output::Value("logprob")]);
+        let mut answer = Answer::new(&[Output::Value("tokens"), Output::Value("logprobs")]);
         for step in steps {
-            let drawn = self.draw(backend, step, &draws(step));
-            let tokens: Vec<f32> = drawn.iter().map(|drawn| f32::from_bits(drawn.token)).collect();
-            let logprobs: Vec<f32> = drawn.iter().map(|drawn| drawn.logprob).collect();
+            let mut asks = Vec::new();
+            for (row, draw) in draws(step).into_iter().enumerate() {
+                let count = self.vocabulary.min(3);
+                let top = Query::Top { count, temperature: draw.temperature };
+                let queries = [Query::Draw(draw), top, Query::Token(1)];
+                asks.extend(queries.map(|query| Ask { row, query }));
+            }
+            let answers = self.ask(backend, step, &asks);
+            let tokens: Vec<f32> =
+                answers.iter().map(|drawn| f32::from_bits(drawn.token)).collect();
+            let logprobs: Vec<f32> = answers.iter().map(|drawn| drawn.logprob).collect();
             answer.take(0, step, &tokens);
             answer.take(1, step, &logprobs);
         }
@@ -59,12 +75,20 @@ impl Case for Sample {
 }
 
 impl Sample {
-    fn draw<B: Backend>(&self, backend: &mut B, step: &Step, draws: &[Draw]) -> Vec<Drawn> {
-        let mut drawn = vec![Drawn { token: u32::MAX, logprob: f32::NAN }];
+    fn ask<B: Backend>(&self, backend: &mut B, step: &Step, asks: &[Ask]) -> Vec<Drawn> {
+        let mut answers = vec![Drawn { token: u32::MAX, logprob: f32::NAN }];
         self.with_logits(backend, step, |backend, x, unembedding, uses| {
-            backend.sample(&mut drawn, x, unembedding, uses, draws);
+            backend.sample(&mut answers, x, unembedding, uses, asks);
         });
-        drawn
+        answers
+    }
+
+    /// One draw of each row.
+    fn draw<B: Backend>(&self, backend: &mut B, step: &Step, draws: &[Draw]) -> Vec<Drawn> {
+        let draws = draws.iter().enumerate();
+        let asks: Vec<Ask> =
+            draws.map(|(row, draw)| Ask { row, query: Query::Draw(*draw) }).collect();
+        self.ask(backend, step, &asks)
     }
 
     /// Calls `op` with what makes the logits of a step.
@@ -134,20 +158,60 @@ fn shift(draw: Draw, du: f64, dp: f32) -> Draw {
     Draw { uniform, top_p, ..draw }
 }
 
-/// At temperature 1 and greedily, the logprob is the one that `score` gives, to the bit.
+/// At temperature 1 and greedily, every logprob is the one that `score` gives, to the bit.
 fn against_score<B: Backend>(suite: &mut Suite<'_, B>, case: &Sample, step: &Step) {
-    let mut draws = draws(step);
-    for (i, draw) in draws.iter_mut().enumerate() {
-        draw.temperature = if i % 3 == 0 { 0.0 } else { 1.0 };
+    let (mut asks, mut rows) = (Vec::new(), 0);
+    for (row, mut draw) in draws(step).into_iter().enumerate() {
+        draw.temperature = if row % 3 == 0 { 0.0 } else { 1.0 };
+        let top = Query::Top { count: 2, temperature: draw.temperature };
+        let queries = [Query::Token(0), Query::Draw(draw), top];
+        asks.extend(queries.map(|query| Ask { row, query }));
+        rows = row + 1;
     }
-    let drawn = case.draw(&mut suite.backend, step, &draws);
-    let ids: Vec<u32> = drawn.iter().map(|drawn| drawn.token).collect();
+    let answers = case.ask(&mut suite.backend, step, &asks);
+    let ids: Vec<u32> = answers.iter().map(|drawn| drawn.token).collect();
+    let per_row = ids.len().checked_div(rows).unwrap_or(1);
     let mut scored = vec![f32::NAN; ids.len()];
     case.with_logits(&mut suite.backend, step, |backend, x, unembedding, uses| {
-        backend.score(&mut scored, x, unembedding, uses, Targets { ids: &ids, per_row: 1 });
+        backend.score(&mut scored, x, unembedding, uses, Targets { ids: &ids, per_row });
     });
-    let logprobs: Vec<f32> = drawn.iter().map(|drawn| drawn.logprob).collect();
+    let logprobs: Vec<f32> = answers.iter().map(|drawn| drawn.logprob).collect();
     suite.same_bits(&format!("{case:?} against score"), &logprobs, &scored);
+}
+
+/// The likeliest are the reference's, in order; a draw of the same temperature has the same bits.
+fn tops<B: Backend>(suite: &mut Suite<'_, B>, case: &Sample, step: &Step, count: usize) {
+    let draws = draws(step);
+    let all = |count: usize| -> Vec<Ask> {
+        let queries = |draw: &Draw| {
+            let top = Query::Top { count, temperature: draw.temperature };
+            [Query::Draw(*draw), top]
+        };
+        let of_row = |(row, draw)| queries(draw).map(|query| Ask { row, query });
+        draws.iter().enumerate().flat_map(of_row).collect()
+    };
+    let actual = case.ask(&mut suite.backend, step, &all(count));
+    let whole = case.ask(&mut suite.reference, step, &all(case.vocabulary));
+    let (mut logprobs, mut expected, mut by_id) = (Vec::new(), Vec::new(), Vec::new());
+    let rows = actual.chunks(count + 1).zip(whole.chunks(case.vocabulary + 1));
+    for (actual, whole) in rows {
+        let (drawn, actual) = actual.split_first().expect("a draw comes first");
+        let what = format!("{case:?} top {count}");
+        if let Some(same) = actual.iter().find(|top| top.token == drawn.token) {
+            suite.same_bits(&what, &[drawn.logprob], &[same.logprob]);
+        }
+        if !actual.is_sorted_by(|one, next| one.logprob >= next.logprob) {
+            suite.fail(&format!("{what}: not in descending order"));
+        }
+        logprobs.extend(actual.iter().map(|top| top.logprob));
+        expected.extend(whole[1..=count].iter().map(|top| top.logprob));
+        // Which of two that are alike comes first, rounding may decide.
+        let of_token = |top: &Drawn| whole[1..].iter().find(|one| one.token == top.token);
+        by_id.extend(actual.iter().map(|top| of_token(top).map_or(f32::NAN, |one| one.logprob)));
+    }
+    let tolerance = suite.tolerances.values;
+    suite.close(&format!("{case:?} top {count}"), &logprobs, &expected, tolerance);
+    suite.close(&format!("{case:?} top {count} by id"), &by_id, &expected, tolerance);
 }
 
 /// Tokens 3, 17 and 31 share the greatest logit, all others share the least.
@@ -175,10 +239,44 @@ fn ties<B: Backend>(suite: &mut Suite<'_, B>) {
     let x = upload(&mut suite.backend, 1, &[1.0; 8]);
     let mut drawn = Vec::new();
     let unembedding = Unembedding { weight: &weight, softcap: None };
-    suite.backend.sample(&mut drawn, &x, unembedding, &[], &draws);
+    let asks: Vec<Ask> =
+        (0..).zip(draws).map(|(row, draw)| Ask { row, query: Query::Draw(draw) }).collect();
+    suite.backend.sample(&mut drawn, &x, unembedding, &[], &asks);
     for ((drawn, draw), (_, token)) in drawn.iter().zip(&draws).zip(expected) {
         if drawn.token != token {
             suite.fail(&format!("ties {draw:?}: {} for {token}", drawn.token));
         }
+    }
+    let top = Query::Top { count: 40, temperature: 0.5 };
+    suite.backend.sample(&mut drawn, &x, unembedding, &[], &[Ask { row: 3, query: top }]);
+    let tokens: Vec<u32> = drawn.iter().map(|drawn| drawn.token).collect();
+    let rest = (0..40).filter(|id| ![3, 17, 31].contains(id));
+    let expected: Vec<u32> = [3, 17, 31].into_iter().chain(rest).collect();
+    if tokens != expected {
+        suite.fail(&format!("ties of the top: {tokens:?}"));
+    }
+}
+
+/// Rows that nothing is asked of, many draws of one row, and logits far below the greatest.
+fn apart<B: Backend>(suite: &mut Suite<'_, B>) {
+    let values: Vec<f32> = (0..2000).map(|id| if id % 500 == 7 { 60.0 } else { -60.0 }).collect();
+    let weight = Matrix::new(&values, Dtype::F32, 1).weight(&mut suite.backend);
+    let x = upload(&mut suite.backend, 1, &[1.0; 5]);
+    let unembedding = Unembedding { weight: &weight, softcap: None };
+    let draw = |uniform| Draw { temperature: 1.0, top_k: None, top_p: 0.999, uniform };
+    let uniforms = [0.1, 0.3, 0.6, 0.9];
+    let mut asks =
+        uniforms.map(|uniform| Ask { row: 1, query: Query::Draw(draw(uniform)) }).to_vec();
+    let top = Query::Top { count: 6, temperature: 1.0 };
+    asks.push(Ask { row: 4, query: top });
+    let mut answers = Vec::new();
+    suite.backend.sample(&mut answers, &x, unembedding, &[], &asks);
+    let tokens: Vec<u32> = answers.iter().map(|drawn| drawn.token).collect();
+    if tokens != [7, 507, 1007, 1507, 7, 507, 1007, 1507, 0, 1] {
+        suite.fail(&format!("apart: {tokens:?}"));
+    }
+    suite.backend.sample(&mut answers, &x, unembedding, &[], &[]);
+    if !answers.is_empty() {
+        suite.fail("answers though nothing was asked");
     }
 }

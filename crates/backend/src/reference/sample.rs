@@ -1,39 +1,69 @@
-//! Drawing a token from logits; what is drawn is said at [`Draw`].
+//! Reading tokens off logits; what is asked is said at [`Query`], what is drawn at [`Draw`].
 
-use crate::{Draw, Drawn, LoraUse, Unembedding};
+use crate::{Ask, Draw, Drawn, LoraUse, Query, Unembedding};
 
 use super::{Lora, ReferenceBackend, Rows, attention::log_sum_exp, buffer::rounded, score};
 
 pub(super) fn sample(
-    drawn: &mut Vec<Drawn>,
+    answers: &mut Vec<Drawn>,
     x: &Rows,
     unembedding: Unembedding<'_, ReferenceBackend>,
     uses: &[LoraUse<'_, Lora>],
-    draws: &[Draw],
+    asks: &[Ask],
 ) {
-    assert_eq!(x.len(), draws.len(), "a draw for each row");
+    assert!(asks.is_sorted_by_key(|ask| ask.row), "rows ascend");
     let (logits, _) = score::logits(x, unembedding, uses);
-    drawn.clear();
-    drawn.extend(draws.iter().enumerate().map(|(i, draw)| draw_token(logits.row(i), draw)));
+    answers.clear();
+    for ask in asks {
+        let logits = logits.row(ask.row);
+        match &ask.query {
+            Query::Token(token) => answers.push(Tempered::new(logits, 1.0).token(*token as usize)),
+            Query::Top { count, temperature } => {
+                let tempered = Tempered::new(logits, *temperature);
+                let top = descending(&tempered.logits).into_iter().take(*count);
+                answers.extend(top.map(|token| tempered.token(token)));
+            }
+            Query::Draw(draw) => {
+                let tempered = Tempered::new(logits, draw.temperature);
+                answers.push(tempered.token(tempered.draw(draw)));
+            }
+        }
+    }
 }
 
-fn draw_token(logits: &[f64], draw: &Draw) -> Drawn {
-    let greedy = draw.temperature == 0.0;
-    let temperature = if greedy { 1.0 } else { f64::from(draw.temperature) };
-    let scaled: Vec<f64> = logits.iter().map(|logit| logit / temperature).collect();
-    let lse = log_sum_exp(&scaled);
-    let token = if greedy {
-        descending(&scaled)[0]
-    } else {
-        let p: Vec<f64> = scaled.iter().map(|logit| (logit - lse).exp()).collect();
-        pick(&p, &candidates(&scaled, &p, draw), draw.uniform)
-    };
-    let id = u32::try_from(token).expect("token ids fit 32 bits");
-    Drawn { token: id, logprob: rounded(scaled[token] - lse) }
+/// Logits divided by a temperature, and their log of the sum of exponentials.
+struct Tempered {
+    logits: Vec<f64>,
+    lse: f64,
+}
+
+impl Tempered {
+    /// The temperature 0 leaves the logits as they are.
+    fn new(logits: &[f64], temperature: f32) -> Self {
+        let divisor = if temperature == 0.0 { 1.0 } else { f64::from(temperature) };
+        let logits: Vec<f64> = logits.iter().map(|logit| logit / divisor).collect();
+        Self { lse: log_sum_exp(&logits), logits }
+    }
+
+    fn token(&self, token: usize) -> Drawn {
+        let id = u32::try_from(token).expect("token ids fit 32 bits");
+        Drawn { token: id, logprob: rounded(self.logits[token] - self.lse) }
+    }
+
+    fn draw(&self, draw: &Draw) -> usize {
+        if draw.temperature == 0.0 {
+            return descending(&self.logits)[0];
+        }
+        let p: Vec<f64> = self.logits.iter().map(|logit| (logit - self.lse).exp()).collect();
+        pick(&p, &candidates(&self.logits, &p, draw), draw.uniform)
+    }
 }
 
 /// The tokens that top-k and top-p leave, in vocabulary order.
 fn candidates(scaled: &[f64], p: &[f64], draw: &Draw) -> Vec<usize> {
+    if draw.top_k.is_none() && draw.top_p >= 1.0 {
+        return (0..p.len()).collect();
+    }
     let mut tokens = descending(scaled);
     if let Some(top_k) = draw.top_k {
         tokens.truncate(top_k.max(1));
@@ -84,7 +114,8 @@ mod tests {
             let unembedding = Unembedding { weight: &weight, softcap: None };
             let mut drawn = Vec::new();
             let draw = Draw { temperature, top_k, top_p, uniform };
-            sample(&mut drawn, &Rows::new(1, &[1.0]), unembedding, &[], &[draw]);
+            let ask = Ask { row: 0, query: Query::Draw(draw) };
+            sample(&mut drawn, &Rows::new(1, &[1.0]), unembedding, &[], &[ask]);
             (drawn[0].token, f64::from(drawn[0].logprob.exp()))
         };
         let tokens = |uniforms: &[f64], top_k, top_p| -> Vec<u32> {

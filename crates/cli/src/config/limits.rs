@@ -6,6 +6,9 @@ use tinsmith_backend::ATTENTION_TILE;
 
 use super::Settings;
 
+/// Logprobs in one sample's result beside those of its own tokens: 64 MiB with their ids.
+const LOGPROBS_MAX: usize = 8 << 20;
+
 /// The most and the least memory for requests on their way: bodies, queues and results.
 pub(crate) const REQUESTS_BYTES: (usize, usize) = (BODY_BYTES_MAX * 3, 1536 << 20);
 /// Of a request, as it is after decompression.
@@ -56,6 +59,8 @@ pub(crate) fn server(
         datum_cells_max: 16 << 20,
         num_samples_max: 1024,
         stops_max: 64,
+        topk_max: 1024,
+        logprobs_max: LOGPROBS_MAX,
         page_entries_max: 1000,
         metadata_bytes_max: 64 << 10,
     }
@@ -106,6 +111,7 @@ pub(crate) fn engine(
         waiting_sequences_max: 65_536,
         num_samples_max: 1024,
         stops_max: 64,
+        logprobs_max: LOGPROBS_MAX,
         // One more of each than the worker keeps: it makes room after it has loaded the next.
         runs_max: settings.runs_max + 1,
         runs_bytes_max: shares.runs_bytes,

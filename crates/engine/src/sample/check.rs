@@ -2,7 +2,7 @@
 
 use tinsmith_backend::ATTENTION_TILE;
 
-use crate::{Config, Error, Result, SampleJob, Stop, train::check_ids};
+use crate::{Config, Error, PromptTargets, Result, SampleJob, Stop, train::check_ids};
 
 /// What a job may be.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,10 @@ pub(crate) fn check_job(job: &SampleJob, limits: &Limits<'_>) -> Result<usize> {
     }
     check_distribution(job)?;
     check_stop(&job.stop, limits)?;
-    check_length(job, limits)
+    check_scores(job, limits)?;
+    let max_tokens = check_length(job, limits)?;
+    check_size(job, max_tokens, config.logprobs_max)?;
+    Ok(max_tokens)
 }
 
 fn check_distribution(job: &SampleJob) -> Result<()> {
@@ -69,9 +72,94 @@ fn check_stop(stop: &Stop, limits: &Limits<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether anything of the prompt is asked for.
+fn scores_prompt(job: &SampleJob) -> bool {
+    job.prompt_logprobs
+        || job.topk_prompt_logprobs > 0
+        || job.prompt_alt_tokens > 0
+        || job.target_prompt_logprobs.is_some()
+}
+
+fn check_scores(job: &SampleJob, limits: &Limits<'_>) -> Result<()> {
+    let (prompt, vocab_size) = (job.prompt.len(), limits.vocab_size);
+    if let Some(last_n) = job.prompt_logprobs_last_n {
+        if !job.prompt_logprobs {
+            return Err(Error::user("prompt_logprobs_last_n is given without prompt_logprobs"));
+        }
+        if !(1..prompt).contains(&last_n) {
+            let message = format!(
+                "prompt_logprobs_last_n = {last_n} is not between 1 and {}, one less than the \
+                 prompt's tokens",
+                prompt - 1
+            );
+            return Err(Error::user(message));
+        }
+    }
+    let lists = [
+        ("topk_prompt_logprobs", job.topk_prompt_logprobs),
+        ("topk_sample_logprobs", job.topk_sample_logprobs),
+    ];
+    if let Some((name, k)) = lists.into_iter().find(|(_, k)| *k > vocab_size) {
+        let message = format!("{name} = {k} is more than the vocabulary's {vocab_size} tokens");
+        return Err(Error::user(message));
+    }
+    job.target_prompt_logprobs
+        .as_ref()
+        .map_or(Ok(()), |targets| check_targets(targets, prompt, vocab_size))
+}
+
+fn check_targets(targets: &PromptTargets, prompt: usize, vocab_size: usize) -> Result<()> {
+    let PromptTargets { rows, ids, columns: _, column_of } = targets;
+    let fits = rows.len() == prompt
+        && rows.first() == Some(&0)
+        && rows.is_sorted()
+        && rows.last() == Some(&ids.len())
+        && column_of.as_ref().is_none_or(|columns| columns.len() == ids.len());
+    if !fits {
+        let message = format!(
+            "target_prompt_logprobs has not {} rows of cells, the prompt's tokens less one",
+            prompt - 1
+        );
+        return Err(Error::user(message));
+    }
+    if ids.iter().all(Option::is_none) {
+        return Err(Error::user("target_prompt_logprobs names no token id"));
+    }
+    let known = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < vocab_size);
+    if let Some(id) = ids.iter().flatten().find(|id| !known(id)) {
+        let message = format!(
+            "target_prompt_logprobs names the token {id}; the vocabulary has {vocab_size} tokens"
+        );
+        return Err(Error::user(message));
+    }
+    Ok(())
+}
+
+/// Refuses outputs that are too large.
+fn check_size(job: &SampleJob, max_tokens: usize, logprobs_max: usize) -> Result<()> {
+    let prompt = job.prompt.len();
+    let drawn = job.num_samples.saturating_mul(max_tokens);
+    let total = [
+        prompt.saturating_mul(job.topk_prompt_logprobs),
+        prompt.saturating_mul(job.prompt_alt_tokens),
+        job.target_prompt_logprobs.as_ref().map_or(0, |targets| targets.ids.len()),
+        drawn.saturating_mul(job.topk_sample_logprobs),
+    ]
+    .into_iter()
+    .fold(0, usize::saturating_add);
+    if total > logprobs_max {
+        let message = format!(
+            "the listed, given and alternative tokens would be {total}; at most {logprobs_max} are \
+             given in one output"
+        );
+        return Err(Error::user(message));
+    }
+    Ok(())
+}
+
 fn check_length(job: &SampleJob, limits: &Limits<'_>) -> Result<usize> {
     let (prompt, context) = (job.prompt.len(), limits.context);
-    if job.max_tokens == Some(0) && !job.prompt_logprobs {
+    if job.max_tokens == Some(0) && !scores_prompt(job) {
         let message =
             "max_tokens = 0 asks for nothing; give at least 1, or ask for prompt_logprobs";
         return Err(Error::user(message));

@@ -1,12 +1,15 @@
 //! One sampling job and its sequences.
 
+use std::ops::Range;
+
 use tinsmith_backend::{
-    Draw,
+    Ask, Draw, Drawn, Query,
     philox::{philox4x32_10, uniform_f64},
 };
 
 use super::{
     StopSource,
+    scores::PromptScores,
     stop::{StopRule, StopWatch},
 };
 use crate::{
@@ -28,28 +31,34 @@ pub(crate) struct Job {
     pub(crate) sampler: SamplerKey,
     pub(crate) prompt: Vec<u32>,
     max_tokens: usize,
-    seed: u64,
-    temperature: f32,
-    top_k: Option<usize>,
-    top_p: f32,
+    draws: Draws,
+    /// Likeliest tokens to list at each drawn position.
+    list: usize,
     rule: StopRule,
     /// By sample index.
     samples: Vec<Sample>,
     num_unfinished: usize,
     /// Whether every sample goes its own way; before, sample 0 computes the prompt for all.
     pub(crate) forked: bool,
-    /// `[prompt]`, if asked for.
-    prompt_logprobs: Option<Vec<f32>>,
-    /// Prompt tokens whose logprobs are known; the first has none.
-    pub(crate) num_scored: usize,
+    scores: PromptScores,
     /// Prompt tokens that were found in the prefix cache; known with the first step.
     cache_hit_tokens: Option<usize>,
+}
+
+/// What a job's tokens are drawn by.
+#[derive(Debug)]
+pub(crate) struct Draws {
+    seed: u64,
+    pub(crate) temperature: f32,
+    top_k: Option<usize>,
+    top_p: f32,
 }
 
 #[derive(Clone, Debug)]
 struct Sample {
     tokens: Vec<u32>,
     logprobs: Vec<f32>,
+    top: Vec<Drawn>,
     watch: StopWatch,
     stop_reason: Option<StopReason>,
 }
@@ -58,34 +67,43 @@ impl Job {
     pub(crate) fn new(
         ticket: Ticket,
         sampler: SamplerKey,
-        request: SampleJob,
+        mut request: SampleJob,
         max_tokens: usize,
         stops: &StopSource,
     ) -> Result<Self> {
         let seed =
             request.seed.ok_or_else(|| Error::internal("a sampling job came without a seed"))?;
+        let scores = PromptScores::new(&mut request);
         let rule = StopRule::new(request.stop, &stops.end_tokens);
         let watch = StopWatch::new(&rule, &request.prompt, stops.tokenizer.as_deref())
             .map_err(|error| Error::internal(error.to_string()))?;
-        let sample = Sample { tokens: Vec::new(), logprobs: Vec::new(), watch, stop_reason: None };
+        let sample = Sample {
+            tokens: Vec::new(),
+            logprobs: Vec::new(),
+            top: Vec::new(),
+            watch,
+            stop_reason: None,
+        };
         Ok(Self {
             ticket,
             sampler,
-            prompt_logprobs: request.prompt_logprobs.then(|| vec![f32::NAN; request.prompt.len()]),
+            scores,
             prompt: request.prompt,
             max_tokens,
-            seed,
-            temperature: match request.temperature {
-                0.0 => 0.0,
-                temperature => temperature.max(TEMPERATURE_MIN),
+            draws: Draws {
+                seed,
+                temperature: match request.temperature {
+                    0.0 => 0.0,
+                    temperature => temperature.max(TEMPERATURE_MIN),
+                },
+                top_k: request.top_k,
+                top_p: request.top_p,
             },
-            top_k: request.top_k,
-            top_p: request.top_p,
+            list: request.topk_sample_logprobs,
             rule,
             samples: vec![sample; request.num_samples],
             num_unfinished: request.num_samples,
             forked: false,
-            num_scored: 1,
             cache_hit_tokens: None,
         })
     }
@@ -104,12 +122,9 @@ impl Job {
     }
 
     /// How many of the prompt's first tokens nobody needs the rows of: a row scores the token after it, and the
-    /// last one is drawn from.
+    /// last one is drawn from. More of them as answers come in.
     pub(crate) fn reusable(&self) -> usize {
-        match self.prompt_logprobs {
-            Some(_) => self.num_scored - 1,
-            None => self.prompt.len() - 1,
-        }
+        self.scores.next() - 1
     }
 
     /// Takes note of where the first step begins. Gives the tokens before it, the first time.
@@ -139,30 +154,40 @@ impl Job {
         }
     }
 
-    /// How a sample's next token is drawn.
-    pub(crate) fn draw(&self, index: usize) -> Draw {
+    /// Appends what is asked of the row that a sample's next token is drawn from: answered with
+    /// [`Self::num_drawn`] tokens.
+    pub(crate) fn ask_draw(&self, index: usize, row: usize, asks: &mut Vec<Ask>) {
+        let Draws { temperature, top_k, top_p, .. } = self.draws;
         let position = self.prompt.len() + self.samples[index].tokens.len();
-        Draw {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            uniform: uniform(self.seed, index, position),
+        let uniform = self.draws.uniform(DRAW_STREAM, index, position);
+        let query = Query::Draw(Draw { temperature, top_k, top_p, uniform });
+        asks.push(Ask { row, query });
+        if self.list > 0 {
+            asks.push(Ask { row, query: Query::Top { count: self.list, temperature } });
         }
     }
 
-    /// Takes in a drawn token. Gives whether the sample is finished.
+    /// Tokens that a draw is answered with: the drawn one, then the likeliest.
+    pub(crate) fn num_drawn(&self) -> usize {
+        1 + self.list
+    }
+
+    /// Takes in a drawn token with the likeliest ones. Gives whether the sample is finished.
     pub(crate) fn push(
         &mut self,
         index: usize,
-        (token, logprob): (u32, f32),
+        answers: &[Drawn],
         stops: &StopSource,
     ) -> Result<bool, Failure> {
-        if !logprob.is_finite() {
+        if answers.iter().any(|answer| !answer.logprob.is_finite()) {
             return Err(not_finite());
         }
+        let (&Drawn { token, logprob }, top) =
+            answers.split_first().expect("a draw is answered with a token");
         let sample = &mut self.samples[index];
         sample.tokens.push(token);
         sample.logprobs.push(logprob);
+        sample.top.extend_from_slice(top);
         let tokenizer = stops.tokenizer.as_deref();
         let stopped = sample
             .watch
@@ -188,51 +213,60 @@ impl Job {
         self.num_unfinished = 0;
     }
 
-    /// The prompt positions after `computed` tokens and `count` more that are still to be scored.
-    pub(crate) fn unscored(&self, position: usize, count: usize) -> std::ops::Range<usize> {
-        if self.prompt_logprobs.is_none() {
-            return 0..0;
-        }
-        let end = (position + count + 1).min(self.prompt.len());
-        self.num_scored.max(position + 1)..end.max(self.num_scored)
+    /// The prompt positions that the rows `position..position + count` are to score.
+    pub(crate) fn unscored(&self, position: usize, count: usize) -> Range<usize> {
+        self.scores.unscored(position, count)
     }
 
-    /// Takes in the logprobs of the prompt's tokens from `self.num_scored` on.
-    pub(crate) fn score(&mut self, logprobs: &[f32]) -> Result<(), Failure> {
-        if logprobs.iter().any(|logprob| !logprob.is_finite()) {
-            return Err(not_finite());
-        }
-        if let Some(all) = &mut self.prompt_logprobs {
-            all[self.num_scored..self.num_scored + logprobs.len()].copy_from_slice(logprobs);
-            self.num_scored += logprobs.len();
-        }
-        Ok(())
+    /// Whether anything is asked of a prompt position.
+    pub(crate) fn scores(&self, place: usize) -> bool {
+        self.scores.wants(place)
+    }
+
+    /// Appends what is asked of a prompt position, to be read off `row`.
+    pub(crate) fn ask_score(&self, place: usize, row: usize, asks: &mut Vec<Ask>) {
+        self.scores.ask(place, (self.prompt[place], row), &self.draws, asks);
+    }
+
+    /// Takes in the answers to what was asked of prompt positions.
+    pub(crate) fn score(&mut self, places: Range<usize>, answers: &[Drawn]) -> Result<(), Failure> {
+        self.scores.take(places, answers)
     }
 
     /// What the job gave, once no sample is unfinished.
     pub(crate) fn output(self) -> Output {
+        let list = self.list;
         let sequence = |sample: Sample| Sequence {
             tokens: sample.tokens,
             logprobs: sample.logprobs,
+            topk_logprobs: (list > 0).then_some(sample.top),
             stop_reason: sample.stop_reason.unwrap_or(StopReason::Length),
         };
-        Output::Sample(SampleOutput {
+        let mut output = SampleOutput {
             sequences: self.samples.into_iter().map(sequence).collect(),
-            prompt_logprobs: self.prompt_logprobs,
+            prompt_tokens: self.prompt.len(),
+            prompt_logprobs: None,
+            topk_prompt_logprobs: None,
+            target_prompt_logprobs: None,
+            prompt_alt_tokens: None,
             prompt_cache_hit_tokens: self.cache_hit_tokens.unwrap_or(0),
-        })
+        };
+        self.scores.finish(&mut output);
+        Output::Sample(output)
     }
 }
 
-fn not_finite() -> Failure {
-    let message = "the logits are not finite; the adapter's weights have diverged".to_owned();
-    Failure { user: true, message }
+impl Draws {
+    /// The random number that decides one token: a pure function of what is asked, and of nothing else.
+    #[expect(clippy::cast_possible_truncation, reason = "the seed's halves; counts are below 2³²")]
+    pub(crate) fn uniform(&self, stream: u32, index: usize, position: usize) -> f64 {
+        let key = [self.seed as u32, (self.seed >> 32) as u32];
+        let words = philox4x32_10([position as u32, index as u32, 0, stream], key);
+        uniform_f64(words[0], words[1])
+    }
 }
 
-/// The random number that decides one token: a pure function of what is asked, and of nothing else.
-#[expect(clippy::cast_possible_truncation, reason = "the seed's halves; counts are below 2³²")]
-fn uniform(seed: u64, index: usize, position: usize) -> f64 {
-    let key = [seed as u32, (seed >> 32) as u32];
-    let words = philox4x32_10([position as u32, index as u32, 0, DRAW_STREAM], key);
-    uniform_f64(words[0], words[1])
+pub(crate) fn not_finite() -> Failure {
+    let message = "the logits are not finite; the adapter's weights have diverged".to_owned();
+    Failure { user: true, message }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use tinsmith_backend::{ATTENTION_TILE, Backend, Draw, Drawn, PagedSequence, Targets};
+use tinsmith_backend::{ATTENTION_TILE, Ask, Backend, Drawn, PagedSequence};
 use tinsmith_model::{batch::InferBatch, lora::Adapter};
 
 use super::{
@@ -17,27 +17,35 @@ use crate::{Result, SamplerKey, device::Device, engine::Finished, error::failure
 pub(crate) struct Scratch {
     plan: Plan,
     tokens: Vec<u32>,
-    score: Score,
-    draw: DrawRows,
-    drawn: Vec<Drawn>,
+    reads: Reads,
+    answers: Vec<Drawn>,
 }
 
-/// Prompt tokens to score.
+/// What is read off the step's rows.
 #[derive(Debug, Default)]
-struct Score {
+struct Reads {
+    /// Rows of the step that something is asked of, in ascending order.
     rows: Vec<usize>,
-    targets: Vec<u32>,
-    logprobs: Vec<f32>,
-    /// Job and count of rows.
-    jobs: Vec<(u64, usize)>,
+    asks: Vec<Ask>,
+    /// Tokens that all asks so far are answered with.
+    num_answers: usize,
+    scored: Vec<Scored>,
+    drawn: Vec<Draw>,
 }
 
-/// Tokens to draw.
-#[derive(Debug, Default)]
-struct DrawRows {
-    rows: Vec<usize>,
-    draws: Vec<Draw>,
-    sequences: Vec<SequenceId>,
+/// Prompt positions of a job that are scored.
+#[derive(Debug)]
+struct Scored {
+    job: u64,
+    places: Range<usize>,
+    answers: Range<usize>,
+}
+
+/// A token to be drawn.
+#[derive(Debug)]
+struct Draw {
+    sequence: SequenceId,
+    answers: Range<usize>,
 }
 
 impl<B: Backend> Sampling<B> {
@@ -90,41 +98,37 @@ impl<B: Backend> Sampling<B> {
         }
     }
 
-    /// Lists the rows of the step, which of them to score, and which to draw from.
+    /// Lists the rows of the step, and what is read off them.
     fn fill(&self, scratch: &mut Scratch) {
-        let Scratch { plan, tokens, score, draw, drawn: _ } = scratch;
+        let Scratch { plan, tokens, reads, answers: _ } = scratch;
         tokens.clear();
-        score.clear();
-        draw.clear();
+        reads.clear();
         for segment in &plan.segments {
             let SequenceId { job: number, index } = segment.sequence;
             let job = &self.jobs[&number];
             let first = tokens.len();
             job.extend(index, (segment.position, segment.tokens), tokens);
-            // The row of a token scores the one after it.
-            let scored = job.unscored(segment.position, segment.tokens);
-            if index == 0 && !scored.is_empty() {
-                score.jobs.push((number, scored.len()));
-                score.targets.extend_from_slice(&job.prompt[scored.clone()]);
-                score.rows.extend(scored.map(|place| first + place - 1 - segment.position));
+            if index == 0 {
+                // The row of a token scores the one after it.
+                let row_of = |place: usize| first + place - 1 - segment.position;
+                let places = job.unscored(segment.position, segment.tokens);
+                reads.score(number, job, places, row_of);
             }
             if segment.last && job.draws() {
                 let samples = if job.forked { index..index + 1 } else { 0..job.num_samples() };
+                reads.rows.push(tokens.len() - 1);
                 for index in samples {
-                    draw.rows.push(tokens.len() - 1);
-                    draw.draws.push(job.draw(index));
-                    draw.sequences.push(SequenceId { job: number, index });
+                    reads.draw(job, SequenceId { job: number, index });
                 }
             }
         }
-        score.logprobs.resize(score.rows.len(), 0.0);
     }
 
     fn compute(&mut self, device: &mut Device<B>, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { plan, tokens, score, draw, drawn } = scratch;
+        let Scratch { plan, tokens, reads, answers } = scratch;
         let Device { backend, decoder, workspace, .. } = device;
         if tokens.is_empty() {
-            drawn.clear();
+            answers.clear();
             return Ok(());
         }
         let batch = InferBatch {
@@ -133,14 +137,9 @@ impl<B: Backend> Sampling<B> {
             uses: uses(&self.samplers, &self.jobs, &plan.segments),
         };
         decoder.infer(backend, workspace, &mut self.cache, &batch)?;
-        if !score.rows.is_empty() {
-            let targets = Targets { ids: &score.targets, per_row: 1 };
-            let picked = (&batch, score.rows.as_slice());
-            decoder.score(backend, workspace, picked, targets, &mut score.logprobs)?;
-        }
-        drawn.clear();
-        if !draw.rows.is_empty() {
-            decoder.sample(backend, workspace, (&batch, &draw.rows), &draw.draws, drawn)?;
+        answers.clear();
+        if !reads.rows.is_empty() {
+            decoder.sample(backend, workspace, (&batch, &reads.rows), &reads.asks, answers)?;
         }
         Ok(())
     }
@@ -155,21 +154,19 @@ impl<B: Backend> Sampling<B> {
             let prompt = job.prompt.len().saturating_sub(segment.position).min(segment.tokens);
             self.prefill_tokens += prompt as u64;
         }
-        let mut logprobs = scratch.score.logprobs.as_slice();
-        for &(number, count) in &scratch.score.jobs {
-            let (own, rest) = logprobs.split_at(count);
-            logprobs = rest;
-            let scored = self.jobs.get_mut(&number).map(|job| job.score(own));
-            if let Some(Err(failure)) = scored {
-                self.fail(number, failure, done);
+        let Scratch { plan, reads, answers, .. } = scratch;
+        for Scored { job: number, places, answers: own } in &reads.scored {
+            let Some(job) = self.jobs.get_mut(number) else { continue };
+            if let Err(failure) = job.score(places.clone(), &answers[own.clone()]) {
+                self.fail(*number, failure, done);
             }
         }
-        self.fork(&scratch.plan.segments);
-        for (&sequence, drawn) in scratch.draw.sequences.iter().zip(&scratch.drawn) {
+        self.fork(&plan.segments);
+        for Draw { sequence, answers: own } in &reads.drawn {
             self.decode_tokens += 1;
-            self.take(sequence, *drawn, done);
+            self.take(*sequence, &answers[own.clone()], done);
         }
-        self.finish_undrawn(&scratch.plan.segments, done);
+        self.finish_undrawn(&plan.segments, done);
     }
 
     /// Names the blocks that a step has filled, and lets others find them.
@@ -199,11 +196,11 @@ impl<B: Backend> Sampling<B> {
     }
 
     /// Takes in one drawn token.
-    fn take(&mut self, sequence: SequenceId, drawn: Drawn, done: &mut Vec<Finished>) {
+    fn take(&mut self, sequence: SequenceId, answers: &[Drawn], done: &mut Vec<Finished>) {
         let number = sequence.job;
         // An earlier draw of the same step may have failed the job.
         let Some(job) = self.jobs.get_mut(&number) else { return };
-        match job.push(sequence.index, (drawn.token, drawn.logprob), &self.stops) {
+        match job.push(sequence.index, answers, &self.stops) {
             Ok(false) => self.scheduler.append(sequence),
             Ok(true) => {
                 self.scheduler.remove(sequence);
@@ -264,19 +261,47 @@ fn uses<'a, B: Backend>(
     uses
 }
 
-impl Score {
+impl Reads {
     fn clear(&mut self) {
         self.rows.clear();
-        self.targets.clear();
-        self.logprobs.clear();
-        self.jobs.clear();
+        self.asks.clear();
+        self.num_answers = 0;
+        self.scored.clear();
+        self.drawn.clear();
     }
-}
 
-impl DrawRows {
-    fn clear(&mut self) {
-        self.rows.clear();
-        self.draws.clear();
-        self.sequences.clear();
+    /// Asks what a job wants to know of prompt positions.
+    fn score(
+        &mut self,
+        number: u64,
+        job: &Job,
+        places: Range<usize>,
+        row_of: impl Fn(usize) -> usize,
+    ) {
+        let start = self.asks.len();
+        for place in places.clone().filter(|&place| job.scores(place)) {
+            job.ask_score(place, self.rows.len(), &mut self.asks);
+            self.rows.push(row_of(place));
+        }
+        let asked = &self.asks[start..];
+        if !asked.is_empty() {
+            let count = asked.iter().map(|ask| ask.query.answers()).sum();
+            let answers = self.answers(count);
+            self.scored.push(Scored { job: number, places, answers });
+        }
+    }
+
+    /// Asks for a sample's next token, of the row listed last.
+    fn draw(&mut self, job: &Job, sequence: SequenceId) {
+        job.ask_draw(sequence.index, self.rows.len() - 1, &mut self.asks);
+        let answers = self.answers(job.num_drawn());
+        self.drawn.push(Draw { sequence, answers });
+    }
+
+    /// The places of the next answers.
+    fn answers(&mut self, count: usize) -> Range<usize> {
+        let first = self.num_answers;
+        self.num_answers += count;
+        first..self.num_answers
     }
 }

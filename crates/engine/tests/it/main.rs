@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 mod cache;
+mod distributions;
 mod invariance;
 mod losses;
 mod optimizer;
 mod refusals;
 mod sampling;
+mod scores;
 mod state;
 mod tiny;
 mod training;

@@ -151,6 +151,7 @@ pub(crate) fn config() -> Config {
         waiting_sequences_max: 1024,
         num_samples_max: 128,
         stops_max: 8,
+        logprobs_max: 10_000,
         runs_max: 16,
         runs_bytes_max: 1 << 30,
         samplers_max: 16,
@@ -276,6 +277,11 @@ pub(crate) fn job(prompt: &[u32], max_tokens: usize) -> SampleJob {
         top_p: 1.0,
         stop: Stop::Tokens(Vec::new()),
         prompt_logprobs: false,
+        prompt_logprobs_last_n: None,
+        topk_prompt_logprobs: 0,
+        topk_sample_logprobs: 0,
+        target_prompt_logprobs: None,
+        prompt_alt_tokens: 0,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tinsmith_backend::{
-    Activation, Backend, Draw, PagedSequence, ReferenceBackend, Targets, philox::philox4x32_10,
+    Activation, Ask, Backend, Draw, PagedSequence, Query, ReferenceBackend, philox::philox4x32_10,
 };
 
 use super::Decoder;
@@ -242,7 +242,7 @@ fn inference_has_the_bits_of_training<B: Backend>(backend: impl Fn() -> B) {
 
         let mut cache = decoder.cache(&mut b, 7).unwrap();
         let mut workspace = Workspace::new(&mut b, decoder.config()).unwrap();
-        let mut found = Vec::new();
+        let (mut found, mut answers) = (Vec::new(), Vec::new());
         let cuts = [0, 5, 33, 64, 65, 66, 67, 68, 69, 70];
         for (step, cut) in cuts.windows(2).enumerate() {
             let (from, to) = (cut[0], cut[1]);
@@ -259,11 +259,12 @@ fn inference_has_the_bits_of_training<B: Backend>(backend: impl Fn() -> B) {
             };
             decoder.infer(&mut b, &mut workspace, &mut cache, &batch).unwrap();
             let wanted: Vec<usize> = (1..=rows).collect();
-            let targets = Targets { ids: &long.targets[from..to], per_row: 1 };
-            let mut logprobs = vec![0.0; rows];
+            let targets = long.targets[from..to].iter().enumerate();
+            let asks: Vec<Ask> =
+                targets.map(|(row, target)| Ask { row, query: Query::Token(*target) }).collect();
             let rows = (&batch, &wanted[..]);
-            decoder.score(&mut b, &mut workspace, rows, targets, &mut logprobs).unwrap();
-            found.extend(logprobs);
+            decoder.sample(&mut b, &mut workspace, rows, &asks, &mut answers).unwrap();
+            found.extend(answers.iter().map(|answer| answer.logprob));
         }
         assert_eq!(found, expected, "{case}");
     }
@@ -345,12 +346,14 @@ fn drawn_logprobs_are_the_scored_ones<B: Backend>(backend: impl Fn() -> B) {
         uses: vec![(len..all, &adapter)],
     };
     decoder.infer(&mut b, &mut workspace, &mut cache, &batch).unwrap();
-    let rows = [3, len - 1, len - 1, len + 3, all - 1];
+    let rows = [3, len - 1, len + 3, all - 1];
+    let of_row = [0, 1, 1, 2, 3];
     let greedy = Draw { temperature: 0.0, top_k: None, top_p: 1.0, uniform: 0.5 };
+    let asks = of_row.map(|row| Ask { row, query: Query::Draw(greedy) });
     let mut drawn = Vec::new();
-    decoder.sample(&mut b, &mut workspace, (&batch, &rows), &[greedy; 5], &mut drawn).unwrap();
+    decoder.sample(&mut b, &mut workspace, (&batch, &rows), &asks, &mut drawn).unwrap();
     assert_eq!(drawn[1], drawn[2]);
-    for (index, row) in rows.into_iter().enumerate() {
+    for (index, row) in of_row.map(|row| rows[row]).into_iter().enumerate() {
         ragged.targets.fill(drawn[index].token);
         let adapter = (row >= len).then_some(&adapter);
         let expected = ragged.forward(&mut b, &decoder, adapter)[row % len];

@@ -6,7 +6,7 @@ use tinsmith_types::{
 };
 
 use crate::{
-    check::{datums::tokens, rounded},
+    check::{datums::tokens, prompt_scores, rounded},
     error::{Error, Result},
 };
 
@@ -19,6 +19,10 @@ pub(crate) struct Limits {
     pub(crate) context: usize,
     pub(crate) num_samples_max: u32,
     pub(crate) stops_max: usize,
+    /// Tokens that are listed or drawn at one position.
+    pub(crate) topk_max: u32,
+    /// Logprobs in one result beside those of the prompt's and the drawn tokens themselves.
+    pub(crate) logprobs_max: usize,
 }
 
 /// Checks a whole request.
@@ -36,7 +40,12 @@ pub(crate) fn sample(limits: &Limits, request: &SampleRequest) -> Result<()> {
     }
     let prompt = prompt(limits, &request.prompt.chunks)?;
     params(limits, &request.sampling_params)?;
-    let max_tokens = request.sampling_params.max_tokens;
+    fits_context(limits, prompt, request.sampling_params.max_tokens)?;
+    prompt_scores::check(limits, request, prompt)
+        .map_err(|fault| fault.into_error("invalid_sample"))
+}
+
+fn fits_context(limits: &Limits, prompt: usize, max_tokens: Option<u32>) -> Result<()> {
     // Without a number the continuation takes what is left, which must be something.
     let wanted = max_tokens.map_or(1, |max| usize::try_from(max).unwrap_or(usize::MAX));
     if prompt.saturating_add(wanted) > limits.context {
@@ -54,11 +63,6 @@ pub(crate) fn sample(limits: &Limits, request: &SampleRequest) -> Result<()> {
 /// Refuses by name what would else be silently left out of the result.
 fn supported(request: &SampleRequest) -> Result<()> {
     let asked_for = [
-        ("topk_prompt_logprobs", request.topk_prompt_logprobs > 0),
-        ("topk_sample_logprobs", request.topk_sample_logprobs > 0),
-        ("target_prompt_logprobs", request.target_prompt_logprobs.is_some()),
-        ("prompt_alt_tokens_k", request.prompt_alt_tokens_k > 0),
-        ("prompt_logprobs_last_n", request.prompt_logprobs_last_n.is_some()),
         ("base_model", request.base_model.is_some()),
         ("model_path", request.model_path.is_some()),
     ];
@@ -97,9 +101,6 @@ fn prompt(limits: &Limits, chunks: &[Chunk]) -> Result<usize> {
 }
 
 fn params(limits: &Limits, params: &SamplingParams) -> Result<()> {
-    if params.max_tokens == Some(0) {
-        return invalid("sampling_params.max_tokens must be at least 1".to_owned());
-    }
     let (temperature, top_p) = (rounded(params.temperature), rounded(params.top_p));
     if !(temperature.is_finite() && temperature >= 0.0) {
         return invalid(format!(

@@ -81,6 +81,8 @@ pub(crate) async fn asample(
         context: model.context,
         num_samples_max: app.config.num_samples_max,
         stops_max: app.config.stops_max,
+        topk_max: app.config.topk_max,
+        logprobs_max: app.config.logprobs_max,
     };
     check::sample::sample(&limits, &request)?;
     let (seq_id, num_samples) = (request.seq_id, request.num_samples);

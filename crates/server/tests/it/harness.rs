@@ -64,6 +64,8 @@ pub(crate) fn config() -> Config {
         datum_cells_max: 1000,
         num_samples_max: 64,
         stops_max: 16,
+        topk_max: 20,
+        logprobs_max: 1000,
         page_entries_max: 1000,
         metadata_bytes_max: 1000,
     }

@@ -79,12 +79,6 @@ async fn recordings_of_0_38_0_are_answered_alike() {
     rest.get_session: sessions/session-a 200 without display_name
     rest.search_sessions: sessions/search 405 {"code":"method_not_allowed","detail":"method POST is not allowed on /api/v1/sessions/search; GET / lists all endpoints"}
     sample_image_prompt: asample 400 {"code":"unsupported","detail":"prompt.chunks[1] is an image; this server's models read text only"}
-    sample_prompt_alt_tokens: asample 400 {"code":"unsupported","detail":"prompt_alt_tokens_k is not supported by this version of the server in asample"}
-    sample_prompt_logprobs_last_n: asample 400 {"code":"unsupported","detail":"prompt_logprobs_last_n is not supported by this version of the server in asample"}
-    sample_prompt_topk: asample 400 {"code":"unsupported","detail":"topk_prompt_logprobs is not supported by this version of the server in asample"}
-    sample_target_prompt_logprobs_dense: asample 400 {"code":"unsupported","detail":"target_prompt_logprobs is not supported by this version of the server in asample"}
-    sample_target_prompt_logprobs_sparse: asample 400 {"code":"unsupported","detail":"target_prompt_logprobs is not supported by this version of the server in asample"}
-    sample_topk_sample_logprobs: asample 400 {"code":"unsupported","detail":"topk_sample_logprobs is not supported by this version of the server in asample"}
     save_weights_and_get_sampling_client.inflight: retrieve_future 200 {"category":"user","error":"kind \"inflight\" is not supported by this server; use \"snapshot\""}
     save_weights_external: save_weights_external 404 {"code":"no_such_endpoint","detail":"no such endpoint: /api/v1/save_weights_external; GET / lists all"}
     service_client.copy_weights: copy_weights 404 {"code":"no_such_endpoint","detail":"no such endpoint: /api/v1/copy_weights; GET / lists all"}

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use tinsmith_engine::{Backend, Output, SampleJob, StopReason, Work};
+use tinsmith_engine::{Backend, Drawn, Output, PromptTargets, SampleJob, StopReason, Work};
 use tinsmith_store::Digest;
 use tinsmith_types::{
     proto::{
-        self,
-        pack::{pack_f32, pack_i32},
+        self, Dtype,
+        pack::{pack_f32, pack_i32, pack_i64},
+        tensor::Encoding,
     },
     queued::QueuedRequest,
     sampling::{self, SampleRequest},
@@ -50,8 +51,12 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, sample: &Sample) -> bool
 
 fn job(request: &SampleRequest) -> Result<SampleJob, String> {
     let params = &request.sampling_params;
+    let prompt = convert::prompt(&request.prompt)?;
+    let targets = request.target_prompt_logprobs.as_ref();
+    let targets =
+        targets.map(|tensor| convert::prompt_targets(tensor, prompt.len())).transpose()?;
     Ok(SampleJob {
-        prompt: convert::prompt(&request.prompt)?,
+        prompt,
         num_samples: request.num_samples as usize,
         max_tokens: params.max_tokens.map(|max_tokens| max_tokens as usize),
         seed: params.seed,
@@ -67,33 +72,89 @@ fn job(request: &SampleRequest) -> Result<SampleJob, String> {
             }
         },
         prompt_logprobs: request.prompt_logprobs,
+        prompt_logprobs_last_n: request.prompt_logprobs_last_n.map(|last_n| last_n as usize),
+        topk_prompt_logprobs: request.topk_prompt_logprobs as usize,
+        topk_sample_logprobs: request.topk_sample_logprobs as usize,
+        target_prompt_logprobs: targets,
+        prompt_alt_tokens: request.prompt_alt_tokens_k as usize,
     })
 }
 
 /// Protobuf. Nothing replays a sample, so that there is no digest.
 pub(crate) fn result(output: Output) -> (Bytes, Option<Digest>) {
     let Output::Sample(output) = output else { return (Bytes::new(), None) };
+    let prompt = output.prompt_tokens;
     let sequences = output.sequences.into_iter().map(|sequence| proto::SampledSequence {
         stop_reason: match sequence.stop_reason {
             StopReason::Stop => proto::StopReason::Stop.into(),
             StopReason::Length => proto::StopReason::Length.into(),
         },
-        tokens: tokens(&sequence.tokens),
+        tokens: pack_i32(&signed(sequence.tokens.iter().copied())),
         logprobs: Some(pack_f32(&sequence.logprobs)),
-        topk_sampled_logprobs: None,
+        topk_sampled_logprobs: sequence.topk_logprobs.map(|top| topk(&top, sequence.tokens.len())),
     });
     let response = proto::SampleResponse {
         sequences: sequences.collect(),
         prompt_logprobs: output.prompt_logprobs.as_deref().map(pack_f32),
-        topk_prompt_logprobs: None,
+        topk_prompt_logprobs: output.topk_prompt_logprobs.map(|top| topk(&top, prompt)),
         prompt_cache_hit_tokens: i32::try_from(output.prompt_cache_hit_tokens).unwrap_or(i32::MAX),
-        target_prompt_logprobs: None,
-        prompt_alt_tokens: None,
+        target_prompt_logprobs: output
+            .target_prompt_logprobs
+            .map(|(targets, logprobs)| target_logprobs(&targets, &logprobs)),
+        prompt_alt_tokens: output.prompt_alt_tokens.map(|drawn| alternatives(&drawn, prompt - 1)),
     };
     (Bytes::from(response.encode_to_vec()), None)
 }
 
+fn topk(top: &[Drawn], rows: usize) -> proto::TopkLogprobs {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    proto::TopkLogprobs {
+        token_ids: pack_i32(&signed(top.iter().map(|each| each.token))),
+        logprobs: pack_f32(&logprobs(top)),
+        k: count(top.len().checked_div(rows).unwrap_or(0)),
+        length: count(rows),
+    }
+}
+
+/// A tensor in the shape and layout of the request's.
+fn target_logprobs(targets: &PromptTargets, logprobs: &[f32]) -> proto::Tensor {
+    let shape = vec![extent(targets.rows.len() - 1), extent(targets.columns)];
+    let indices = |all: &[usize]| pack_i64(&all.iter().copied().map(extent).collect::<Vec<_>>());
+    let values = pack_f32(logprobs);
+    let encoding = match &targets.column_of {
+        None => Encoding::Dense(values),
+        Some(columns) => Encoding::SparseCsr(proto::SparseCsr {
+            values,
+            crow_indices: indices(&targets.rows),
+            col_indices: indices(columns),
+        }),
+    };
+    proto::Tensor { encoding: Some(encoding), dtype: Dtype::Float32.into(), shape }
+}
+
+fn alternatives(drawn: &[Drawn], rows: usize) -> proto::PromptAltTokens {
+    let shape = vec![extent(rows), extent(drawn.len().checked_div(rows).unwrap_or(0))];
+    let ids: Vec<i64> = drawn.iter().map(|each| each.token.into()).collect();
+    let tensor = |bytes: Bytes, dtype: Dtype| proto::Tensor {
+        encoding: Some(Encoding::Dense(bytes)),
+        dtype: dtype.into(),
+        shape: shape.clone(),
+    };
+    proto::PromptAltTokens {
+        tokens: Some(tensor(pack_i64(&ids), Dtype::Int64)),
+        logprobs: Some(tensor(pack_f32(&logprobs(drawn)), Dtype::Float32)),
+    }
+}
+
+fn logprobs(drawn: &[Drawn]) -> Vec<f32> {
+    drawn.iter().map(|each| each.logprob).collect()
+}
+
 /// Token ids travel as i32; vocabularies are far smaller.
-fn tokens(tokens: &[u32]) -> Bytes {
-    pack_i32(&tokens.iter().map(|token| token.cast_signed()).collect::<Vec<_>>())
+fn signed(tokens: impl Iterator<Item = u32>) -> Vec<i32> {
+    tokens.map(u32::cast_signed).collect()
+}
+
+fn extent(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -113,6 +113,7 @@ pub(crate) fn engine(
         waiting_sequences_max: 64,
         num_samples_max: 8,
         stops_max: 8,
+        logprobs_max: 10_000,
         runs_max: 32,
         runs_bytes_max,
         samplers_max: 16,

@@ -172,6 +172,11 @@ impl Subject {
             top_p: 1.0,
             stop: Stop::Tokens(Vec::new()),
             prompt_logprobs: false,
+            prompt_logprobs_last_n: None,
+            topk_prompt_logprobs: 0,
+            topk_sample_logprobs: 0,
+            target_prompt_logprobs: None,
+            prompt_alt_tokens: 0,
         };
         Work::Sample { sampler: BASE, job }
     }

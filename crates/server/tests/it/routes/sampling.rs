@@ -83,7 +83,7 @@ async fn faults_are_400() {
     assert_snapshot!(check(|body| body["prompt"]["chunks"][0]["tokens"] = json!([1, 1000])).await, @r#"400 {"code":"invalid_sample","detail":"prompt.chunks[0].tokens[1] is the token 1000, which is out of the vocabulary of 1000"}"#);
     assert_snapshot!(check(|body| body["prompt"]["chunks"][0] =
         json!({"type": "image", "data": "iVBORw0K", "format": "png"})).await, @r#"400 {"code":"unsupported","detail":"prompt.chunks[0] is an image; this server's models read text only"}"#);
-    assert_snapshot!(check(|body| body["sampling_params"]["max_tokens"] = json!(0)).await, @r#"400 {"code":"invalid_sample","detail":"sampling_params.max_tokens must be at least 1"}"#);
+    assert_snapshot!(check(|body| body["sampling_params"]["max_tokens"] = json!(0)).await, @r#"400 {"code":"invalid_sample","detail":"sampling_params.max_tokens must be at least 1 where nothing of the prompt is asked for"}"#);
     assert_snapshot!(check(|body| body["sampling_params"]["max_tokens"] = json!(62)).await, @r#"400 {"code":"context_exceeded","detail":"Prompt length plus max_tokens exceeds the model's context window: 3 prompt tokens + 62 max_tokens > 64."}"#);
     assert_snapshot!(check(|body| body["sampling_params"]["max_tokens"] = json!(2_000_000_000)).await, @r#"400 {"code":"context_exceeded","detail":"Prompt length plus max_tokens exceeds the model's context window: 3 prompt tokens + 2000000000 max_tokens > 64."}"#);
     assert_snapshot!(check(|body| body["sampling_params"]["temperature"] = json!(-0.1)).await, @r#"400 {"code":"invalid_sample","detail":"sampling_params.temperature is -0.1; it must be 0 (greedy) or more"}"#);
@@ -92,12 +92,80 @@ async fn faults_are_400() {
     assert_snapshot!(check(|body| body["sampling_params"]["stop"] = json!([""])).await, @r#"400 {"code":"invalid_sample","detail":"sampling_params.stop has an entry that is empty or longer than 1000 bytes"}"#);
     assert_snapshot!(check(|body| body["sampling_params"]["stop"] = json!([1000])).await, @r#"400 {"code":"invalid_sample","detail":"sampling_params.stop[0] is the token 1000, which is out of the vocabulary of 1000"}"#);
     assert_snapshot!(check(|body| body["sampling_params"]["stop"] = json!(vec![1; 17])).await, @r#"400 {"code":"invalid_sample","detail":"sampling_params.stop has 17 entries; at most 16 are taken"}"#);
-    assert_snapshot!(check(|body| body["topk_prompt_logprobs"] = json!(1)).await, @r#"400 {"code":"unsupported","detail":"topk_prompt_logprobs is not supported by this version of the server in asample"}"#);
-    assert_snapshot!(check(|body| body["topk_sample_logprobs"] = json!(1)).await, @r#"400 {"code":"unsupported","detail":"topk_sample_logprobs is not supported by this version of the server in asample"}"#);
-    assert_snapshot!(check(|body| body["prompt_alt_tokens_k"] = json!(1)).await, @r#"400 {"code":"unsupported","detail":"prompt_alt_tokens_k is not supported by this version of the server in asample"}"#);
-    assert_snapshot!(check(|body| body["target_prompt_logprobs"] =
-        json!({"data": [1, 2], "dtype": "int64", "shape": [2, 1]})).await, @r#"400 {"code":"unsupported","detail":"target_prompt_logprobs is not supported by this version of the server in asample"}"#);
-    assert_snapshot!(check(|body| body["prompt_logprobs_last_n"] = json!(1)).await, @r#"400 {"code":"unsupported","detail":"prompt_logprobs_last_n is not supported by this version of the server in asample"}"#);
+}
+
+/// Changes of a sample of a prompt of three tokens, in a vocabulary of 1000, and what is answered.
+const SCORES: [(&str, &str); 18] = [
+    (r#"{"topk_prompt_logprobs": 20, "topk_sample_logprobs": 20, "prompt_alt_tokens_k": 20}"#, ""),
+    (r#"{"topk_prompt_logprobs": 21}"#, "topk_prompt_logprobs is 21; it must be from 0 to 20"),
+    (r#"{"topk_sample_logprobs": 21}"#, "topk_sample_logprobs is 21; it must be from 0 to 20"),
+    (r#"{"prompt_alt_tokens_k": 21}"#, "prompt_alt_tokens_k is 21; it must be from 0 to 20"),
+    (r#"{"topk_prompt_logprobs": -1}"#, "`topk_prompt_logprobs`: invalid value: integer `-1`"),
+    (r#"{"prompt_logprobs": true, "prompt_logprobs_last_n": 2}"#, ""),
+    (
+        r#"{"prompt_logprobs": true, "prompt_logprobs_last_n": 3}"#,
+        "prompt_logprobs_last_n is 3; it must be from 1 to 2,",
+    ),
+    (
+        r#"{"prompt_logprobs": true, "prompt_logprobs_last_n": 0}"#,
+        "prompt_logprobs_last_n is 0; it must be from 1 to 2,",
+    ),
+    (r#"{"prompt_logprobs_last_n": 1}"#, "prompt_logprobs_last_n is given without prompt_logprobs"),
+    (r#"{"target_prompt_logprobs": {"data": [1, -1], "dtype": "int64", "shape": [2, 1]}}"#, ""),
+    (
+        r#"{"target_prompt_logprobs": {"data": [7], "dtype": "int64", "shape": [2, 5], "sparse_crow_indices": [0, 0, 1], "sparse_col_indices": [4]}}"#,
+        "",
+    ),
+    (
+        r#"{"target_prompt_logprobs": {"data": [1, 2], "dtype": "float32", "shape": [2, 1]}}"#,
+        "target_prompt_logprobs has the dtype float32; token ids are int64",
+    ),
+    (
+        r#"{"target_prompt_logprobs": {"data": [1, 2, 3], "dtype": "int64", "shape": [3, 1]}}"#,
+        "target_prompt_logprobs has the shape [3, 1]; expected is [2, K]",
+    ),
+    (
+        r#"{"target_prompt_logprobs": {"data": [1, 2, 3], "dtype": "int64", "shape": [2, 2]}}"#,
+        "target_prompt_logprobs.data has 3 values; its shape says 2 times 2",
+    ),
+    (
+        r#"{"target_prompt_logprobs": {"data": [-1, -1], "dtype": "int64", "shape": [2, 1]}}"#,
+        "target_prompt_logprobs names no token id",
+    ),
+    (
+        r#"{"target_prompt_logprobs": {"data": [1, 1000], "dtype": "int64", "shape": [2, 1]}}"#,
+        "target_prompt_logprobs.data[1] is the token 1000, which is out of the vocabulary of 1000",
+    ),
+    (
+        r#"{"target_prompt_logprobs": {"data": [7], "dtype": "int64", "shape": [2, 5], "sparse_crow_indices": [0, 1, 0], "sparse_col_indices": [4]}}"#,
+        "target_prompt_logprobs.sparse_crow_indices is not 3 numbers that rise",
+    ),
+    (
+        r#"{"target_prompt_logprobs": {"data": [7, 8], "dtype": "int64", "shape": [2, 5], "sparse_crow_indices": [0, 2, 2], "sparse_col_indices": [4, 4]}}"#,
+        "target_prompt_logprobs.sparse_col_indices must rise within each row",
+    ),
+];
+
+#[tokio::test]
+async fn what_is_scored_is_checked() {
+    let server = Server::without_worker();
+    let (_, sampler) = server.sampler().await;
+    for (seq_id, (change, expected)) in (0..).zip(SCORES) {
+        let mut body = sample(&sampler, seq_id);
+        let change: Value = serde_json::from_str(change).unwrap();
+        for (name, value) in change.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let reply = server.post("asample", body).await;
+        let status = if expected.is_empty() { 200 } else { 400 };
+        assert_eq!(reply.status.as_u16(), status, "{change}: {}", reply.line());
+        assert!(reply.line().contains(expected), "{}", reply.line());
+    }
+    let mut body = sample(&sampler, 100);
+    body["topk_sample_logprobs"] = json!(20);
+    body["sampling_params"]["max_tokens"] = Value::Null;
+    let line = server.post("asample", body).await.line();
+    assert_snapshot!(line, @r#"400 {"code":"invalid_sample","detail":"topk_sample_logprobs asks for 2440 logprobs, of 2440 in all; at most 1000 are given in one result"}"#);
 }
 
 #[tokio::test]
