@@ -8,7 +8,7 @@ use crate::{
     gemm,
     rope::Turns,
     score, select,
-    sets::{KernelSet, packed::rounded_words},
+    sets::{KernelSet, packed::Layout},
     weight::packed_words,
 };
 
@@ -45,14 +45,17 @@ fn shared_floats(set: KernelSet, shape: &ScratchShape) -> usize {
     let logits = Rows::floats(chunk, shape.vocabulary);
     let turns = shape.ropes * Turns::floats(shape.longest, shape.attention.head_dim);
     let packed = attention::packed_floats(shape.rows, shape.sequences, &shape.attention);
-    let rounded = match (set, shape.kind) {
-        (KernelSet::F32 | KernelSet::W16Avx2, _) => 0,
-        (KernelSet::Bf16Avx512 | KernelSet::Bf16Amx, StepKind::Forward | StepKind::Infer) => {
-            rounded_words(shape.rows, shape.widest)
-        }
+    let layout = |rows: usize| match set {
+        KernelSet::F32 | KernelSet::W16Avx2 => None,
+        KernelSet::Bf16Avx512 => Some(Layout::of_pairs(rows)),
+        KernelSet::Bf16Amx => Some(Layout::Tiles),
+    };
+    let words = |rows, inputs| layout(rows).map_or(0, |layout| layout.words(rows, inputs));
+    let rounded = match shape.kind {
+        StepKind::Forward | StepKind::Infer => words(shape.rows, shape.widest),
         // Logits' gradients as well.
-        (KernelSet::Bf16Avx512 | KernelSet::Bf16Amx, StepKind::ForwardBackward) => {
-            rounded_words(shape.rows, shape.widest).max(rounded_words(chunk, shape.vocabulary))
+        StepKind::ForwardBackward => {
+            words(shape.rows, shape.widest).max(words(chunk, shape.vocabulary))
         }
     };
     rounded

@@ -14,7 +14,7 @@ use crate::{
     buffer::{View, ViewMut, overlap, padded, with_rounded, with_scratch},
     lanes::{Kernel, LANES, Lanes, Path},
     pool::Pool,
-    sets::packed::{Rounded, rounded_words},
+    sets::packed::{Layout, Rounded},
 };
 
 /// What happens to the sum of a chain.
@@ -226,16 +226,20 @@ impl Operand {
             Self::Floats { .. } | Self::Widened { .. } => {
                 Cut { rows: 96, step: 12, panels: 12, flat_panels: 4, speed: 1 }
             }
-            Self::Pairs { .. } => Cut { rows: 96, step: 16, panels: 12, flat_panels: 4, speed: 1 },
+            Self::Pairs { x, .. } => {
+                let step = if x.layout == Layout::Floats { 12 } else { 16 };
+                Cut { rows: 96, step, panels: 12, flat_panels: 4, speed: 1 }
+            }
             Self::Tiles { .. } => Cut { rows: 128, step: 32, panels: 16, flat_panels: 4, speed: 8 },
         }
     }
 
-    /// Whether `x` is rounded to bf16 first.
-    fn rounds(self) -> bool {
+    /// How `x`, of so many rows, is to lie once rounded to bf16; none: it is taken as it is.
+    fn rounded(self, rows: usize) -> Option<Layout> {
         match self {
-            Self::Floats { .. } | Self::Widened { .. } => false,
-            Self::Pairs { .. } | Self::Tiles { .. } => true,
+            Self::Floats { .. } | Self::Widened { .. } => None,
+            Self::Pairs { .. } => Some(Layout::of_pairs(rows)),
+            Self::Tiles { .. } => Some(Layout::Tiles),
         }
     }
 
@@ -280,11 +284,12 @@ impl Product<'_> {
     ///
     /// The views reach all rows, inputs and padded outputs; nobody else writes `out`.
     pub(crate) unsafe fn run(&self, path: Path, pool: &Pool) {
-        if self.operand.rounds() {
-            with_rounded(rounded_words(self.rows, self.inputs), |words| {
+        if let Some(layout) = self.operand.rounded(self.rows) {
+            with_rounded(layout.words(self.rows, self.inputs), |words| {
                 // SAFETY: the caller's contract; there is room for all rows.
                 unsafe {
-                    let rounded = Rounded::new(words, self.x, (self.rows, self.inputs), pool);
+                    let shape = (self.rows, self.inputs);
+                    let rounded = Rounded::new((words, layout), self.x, shape, pool);
                     let operand = self.operand.with_rows(rounded);
                     Self::run_all(&[Product { operand, ..*self }], path, pool);
                 }

@@ -14,6 +14,8 @@ use crate::{Error, lanes::Path};
 pub(crate) mod bf16_amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16_avx512;
+#[cfg(target_arch = "x86_64")]
+mod bf16_fma;
 pub(crate) mod packed;
 
 /// Instructions and roundings by one name; the one to prefer for weights in bf16 last.
@@ -23,7 +25,8 @@ pub enum KernelSet {
     F32,
     /// Weights in bf16, widened exactly; else what `f32` computes, in the same order.
     W16Avx2,
-    /// Weights and the rows beside them rounded to bf16, pairs of products added in f32 by `vdpbf16ps`.
+    /// Weights and the rows beside them rounded to bf16, pairs of products added in f32 as `vdpbf16ps`
+    /// does.
     Bf16Avx512,
     /// The same roundings, 32 products at a time added in f32 by `tdpbf16ps`.
     Bf16Amx,

@@ -8,7 +8,10 @@ use std::arch::x86_64::*;
 
 use tinsmith_backend::LINEAR_BLOCK;
 
-use super::packed::{RoundedTile, TILE_INPUTS, TILE_ROWS, TILE_WORDS};
+use super::{
+    bf16_fma,
+    packed::{Layout, RoundedTile, TILE_INPUTS, TILE_ROWS, TILE_WORDS},
+};
 use crate::lanes::LANES;
 
 /// Tiles of inputs in one chain.
@@ -27,19 +30,45 @@ pub(crate) fn is_available() -> bool {
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn round_row(from: *const f32, inputs: usize, to: *mut f32) {
     let mut to = to.cast::<__m512bh>();
-    let mut input = 0;
-    while input + TILE_INPUTS <= inputs {
-        let low = _mm512_loadu_ps(from.add(input));
-        let high = _mm512_loadu_ps(from.add(input + LANES));
-        to.write(_mm512_cvtne2ps_pbh(high, low));
-        (input, to) = (input + TILE_INPUTS, to.wrapping_add(TILE_ROWS));
+    for input in (0..inputs).step_by(TILE_INPUTS) {
+        to.write(round_tile(from.wrapping_add(input), inputs - input));
+        to = to.wrapping_add(TILE_ROWS);
     }
-    if input < inputs {
-        let mask = (1u32 << (inputs - input)) - 1;
-        let low = _mm512_maskz_loadu_ps(mask as u16, from.add(input));
-        let high = _mm512_maskz_loadu_ps((mask >> LANES) as u16, from.wrapping_add(input + LANES));
-        to.write(_mm512_cvtne2ps_pbh(high, low));
+}
+
+/// The same, widened again: `to` is a row of floats.
+///
+/// # Safety
+///
+/// The CPU has AVX512-BF16; the row has `inputs` floats, and `to` room for whole tiles.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(crate) unsafe fn round_floats(from: *const f32, inputs: usize, to: *mut f32) {
+    for input in (0..inputs).step_by(TILE_INPUTS) {
+        let rounded = round_tile(from.wrapping_add(input), inputs - input);
+        let rounded = std::mem::transmute::<__m512bh, __m512i>(rounded);
+        let halves = [_mm512_castsi512_si256(rounded), _mm512_extracti64x4_epi64::<1>(rounded)];
+        for (i, half) in halves.into_iter().enumerate() {
+            let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
+            _mm512_storeu_ps(to.add(input + i * LANES), _mm512_castsi512_ps(wide));
+        }
     }
+}
+
+/// The first 32 of `left` inputs, filled up with zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn round_tile(from: *const f32, left: usize) -> __m512bh {
+    let (low, high) = if left >= TILE_INPUTS {
+        (_mm512_loadu_ps(from), _mm512_loadu_ps(from.wrapping_add(LANES)))
+    } else {
+        let mask = (1u32 << left) - 1;
+        let high = from.wrapping_add(LANES);
+        (
+            _mm512_maskz_loadu_ps(mask as u16, from),
+            _mm512_maskz_loadu_ps((mask >> LANES) as u16, high),
+        )
+    };
+    _mm512_cvtne2ps_pbh(high, low)
 }
 
 /// Computes one part of a product.
@@ -49,6 +78,9 @@ pub(crate) unsafe fn round_row(from: *const f32, inputs: usize, to: *mut f32) {
 /// The CPU has AVX512-BF16, and the tile's views reach all it names.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn multiply(tile: &RoundedTile) {
+    if tile.x.layout == Layout::Floats {
+        return bf16_fma::multiply(tile);
+    }
     let mut start = 0;
     while start < tile.x.tiles {
         let mut row = 0;

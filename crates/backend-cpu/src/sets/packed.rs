@@ -1,8 +1,8 @@
-//! Rows rounded to bf16, in the order in which both bf16 sets read them.
+//! Rows rounded to bf16, in the orders in which the bf16 sets read them.
 //!
 //! Tiles of sixteen rows and 32 inputs, `[row tile][input tile][row][input]`, 1 KiB each: one of AMX's
-//! registers. What stands in the rows that fill up the last tile is unspecified; inputs are filled up
-//! with zeros.
+//! registers. Or rows of floats. Either way inputs are filled up with zeros to whole tiles, and what
+//! stands in rows that fill up is unspecified.
 
 #[cfg(target_arch = "x86_64")]
 use crate::buffer::ViewMut;
@@ -20,15 +20,45 @@ pub(crate) fn whole_pairs(inputs: usize) -> usize {
     inputs.div_ceil(TILE_INPUTS) * (TILE_INPUTS / 2)
 }
 
-/// Words that rounded rows take.
-pub(crate) fn rounded_words(rows: usize, inputs: usize) -> usize {
-    rows.next_multiple_of(TILE_ROWS) * whole_pairs(inputs)
+/// How rounded rows lie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Layout {
+    /// Tiles of bf16.
+    Tiles,
+    /// Rows of floats.
+    Floats,
 }
 
-/// Rows in bf16.
+impl Layout {
+    /// For the set `bf16-avx512`: the faster for a product of so many rows.
+    pub(crate) fn of_pairs(rows: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if super::bf16_fma::is_faster(rows) {
+            return Self::Floats;
+        }
+        let _ = rows;
+        Self::Tiles
+    }
+
+    /// Words that rounded rows take.
+    pub(crate) fn words(self, rows: usize, inputs: usize) -> usize {
+        match self {
+            Self::Tiles => rows.next_multiple_of(TILE_ROWS) * whole_pairs(inputs),
+            Self::Floats => rows.next_multiple_of(TILE_ROWS) * float_stride(whole_pairs(inputs)),
+        }
+    }
+}
+
+/// Floats from row to row: a line more than the inputs, lest rows meet in the same sets of the caches.
+fn float_stride(pairs: usize) -> usize {
+    2 * pairs + LANES
+}
+
+/// Rounded rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Rounded {
-    /// Each of these "floats" is a word of two bf16.
+    pub(crate) layout: Layout,
+    /// In tiles, each of these "floats" is a word of two bf16.
     pub(crate) words: *const f32,
     /// Tiles from a row's first to its last.
     pub(crate) tiles: usize,
@@ -48,42 +78,63 @@ pub(crate) struct RoundedTile {
 impl Rounded {
     /// For operands that take `x` as it is.
     pub(crate) fn none() -> Self {
-        Self { words: std::ptr::null(), tiles: 0 }
+        Self { layout: Layout::Tiles, words: std::ptr::null(), tiles: 0 }
     }
 
     /// Rounds `x [rows, inputs]` into `words`.
     ///
     /// # Safety
     ///
-    /// The CPU has AVX512-BF16; `words` has room for [`rounded_words`], and `x` the shape.
+    /// The CPU has AVX512-BF16; `words` has room for [`Layout::words`], and `x` the shape.
     pub(crate) unsafe fn new(
-        words: *mut f32,
+        (words, layout): (*mut f32, Layout),
         x: View,
         (rows, inputs): (usize, usize),
         pool: &Pool,
     ) -> Self {
-        let to = ViewMut { pointer: words, stride: TILE_ROWS * whole_pairs(inputs) };
+        let tiles = ViewMut { pointer: words, stride: TILE_ROWS * whole_pairs(inputs) };
+        let floats = ViewMut { pointer: words, stride: float_stride(whole_pairs(inputs)) };
         pool.run_sized(rows.div_ceil(TILE_ROWS), rows * inputs, &|tile| {
             for row in tile * TILE_ROWS..rows.min((tile + 1) * TILE_ROWS) {
                 // SAFETY: the caller's contract; each row is one task's own.
                 unsafe {
-                    let to = to.at(tile, row % TILE_ROWS * LANES);
-                    super::bf16_avx512::round_row(x.at(row, 0), inputs, to);
+                    let from = x.at(row, 0);
+                    match layout {
+                        Layout::Tiles => {
+                            let to = tiles.at(tile, row % TILE_ROWS * LANES);
+                            super::bf16_avx512::round_row(from, inputs, to);
+                        }
+                        Layout::Floats => {
+                            super::bf16_avx512::round_floats(from, inputs, floats.at(row, 0));
+                        }
+                    }
                 }
             }
         });
-        Self { words, tiles: inputs.div_ceil(TILE_INPUTS) }
+        Self { layout, words, tiles: inputs.div_ceil(TILE_INPUTS) }
     }
 
-    /// The rows without the first, which are whole tiles.
+    /// Floats from row to row, where they lie so.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn row_stride(&self) -> usize {
+        debug_assert_eq!(self.layout, Layout::Floats, "tiles have no rows");
+        float_stride(self.tiles * TILE_INPUTS / 2)
+    }
+
+    /// The rows without the first; whole tiles, if they lie in such.
     ///
     /// # Safety
     ///
     /// There are that many.
     #[cfg(target_arch = "x86_64")]
     pub(crate) unsafe fn skip_rows(self, rows: usize) -> Self {
-        debug_assert!(rows.is_multiple_of(TILE_ROWS), "tasks begin with a tile");
-        let words = self.words.wrapping_add(rows / TILE_ROWS * self.tiles * TILE_WORDS);
-        Self { words, tiles: self.tiles }
+        let words = match self.layout {
+            Layout::Tiles => {
+                debug_assert!(rows.is_multiple_of(TILE_ROWS), "tasks begin with a tile");
+                rows / TILE_ROWS * self.tiles * TILE_WORDS
+            }
+            Layout::Floats => rows * self.row_stride(),
+        };
+        Self { words: self.words.wrapping_add(words), ..self }
     }
 }

@@ -76,7 +76,8 @@ fn logprobs_are_those_of_pytorch<B: Backend>(backend: impl Fn() -> B) {
     }
 }
 
-/// Rounding to bf16 moves the logprobs of these small models by about a hundredth.
+/// Where nothing is rounded, as near as f32; else a weight or a row's feature is off by up to 2^-9 of it,
+/// and the logprobs, as low as -20 here, by 0.03 in the mean and 0.14 at most (measured).
 #[test]
 fn logprobs_of_bf16_sets_are_near_those_of_pytorch() {
     use tinsmith_backend_cpu::{Config, CpuBackend, KernelSet, Kernels};
@@ -91,9 +92,17 @@ fn logprobs_of_bf16_sets_are_near_those_of_pytorch() {
             let mut ragged = Ragged::default();
             golden.sequences.iter().for_each(|sequence| ragged.push(sequence));
             let expected = golden.sequences.iter().flat_map(|s| &s.logprobs).copied();
+            let expected = expected.collect::<Vec<_>>();
             let found = ragged.forward(&mut b, &decoder, Some(&adapter));
-            let far = farthest(&found, &expected.collect::<Vec<_>>());
-            assert!(far < 0.1, "{case} with {set}: logprobs differ by {far}");
+            let stored = golden.dir.stored_dtype() == tinsmith_backend::Dtype::Bf16;
+            let is_exact = stored && set == KernelSet::W16Avx2;
+            let (most, most_mean) =
+                if is_exact { (LOGPROB_TOLERANCE, LOGPROB_TOLERANCE) } else { (0.25, 0.05) };
+            let far = farthest(&found, &expected);
+            let sum = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).sum::<f32>();
+            let mean = sum / found.len() as f32;
+            assert!(far < most, "{case} with {set}: logprobs differ by {far}");
+            assert!(mean < most_mean, "{case} with {set}: logprobs differ by {mean} in the mean");
         }
     }
 }
