@@ -5,8 +5,12 @@
 //! stands in rows that fill up is unspecified.
 
 #[cfg(target_arch = "x86_64")]
-use crate::buffer::ViewMut;
-use crate::{buffer::View, lanes::LANES, pool::Pool};
+use super::bf16_avx512::{round_floats, round_row};
+use crate::{
+    buffer::{View, ViewMut},
+    lanes::LANES,
+    pool::Pool,
+};
 
 /// Inputs in one tile.
 pub(crate) const TILE_INPUTS: usize = 32;
@@ -26,6 +30,7 @@ pub(crate) enum Layout {
     /// Tiles of bf16.
     Tiles,
     /// Rows of floats.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86's instructions"))]
     Floats,
 }
 
@@ -102,10 +107,10 @@ impl Rounded {
                     match layout {
                         Layout::Tiles => {
                             let to = tiles.at(tile, row % TILE_ROWS * LANES);
-                            super::bf16_avx512::round_row(from, inputs, to);
+                            round_row(from, inputs, to);
                         }
                         Layout::Floats => {
-                            super::bf16_avx512::round_floats(from, inputs, floats.at(row, 0));
+                            round_floats(from, inputs, floats.at(row, 0));
                         }
                     }
                 }
@@ -137,4 +142,14 @@ impl Rounded {
         };
         Self { words: self.words.wrapping_add(words), ..self }
     }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn round_row(_: *const f32, _: usize, _: *mut f32) {
+    unreachable!("no set that rounds rows is available on this CPU")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn round_floats(_: *const f32, _: usize, _: *mut f32) {
+    unreachable!("no set that rounds rows is available on this CPU")
 }
