@@ -55,6 +55,9 @@ const DEPTHS: [f32; 6] = [2.0, 4.0, 7.0, 11.0, 17.0, f32::INFINITY];
 /// Candidates that are ordered rather than parted again.
 const ORDERED: usize = 32;
 
+/// Candidates that are sorted rather than gathered again.
+const SORTED: usize = 1024;
+
 /// Floats of the scratch for one row of logits, at most, and of what is found in it.
 pub(crate) fn scratch_floats(vocabulary: usize) -> usize {
     let found = (size_of::<Candidate>() / size_of::<f32>() + 1) * vocabulary;
@@ -179,11 +182,24 @@ impl Row<'_> {
             }
             keep_head(&mut finds.candidates, wanted);
         }
-        let candidates = &mut finds.candidates;
-        candidates.sort_unstable_by_key(|candidate| candidate.id());
+        self.in_vocabulary_order(finds);
+        let candidates = &finds.candidates;
         let shares = || candidates.iter().map(|candidate| candidate.share);
         let total: f64 = shares().map(f64::from).sum();
         candidates[first_above(shares(), 0.0, draw.uniform * total).0].id()
+    }
+
+    /// Puts a head of the row, with its shares, into the order of the vocabulary.
+    fn in_vocabulary_order(&self, finds: &mut Finds) {
+        let candidates = &mut finds.candidates;
+        let last = candidates.iter().max_by_key(|candidate| candidate.key);
+        if let Some(&last) = last.filter(|_| candidates.len() > SORTED) {
+            self.gather(last.logit(), candidates);
+            candidates.retain(|candidate| candidate.key <= last.key);
+            self.weigh(finds);
+        } else {
+            candidates.sort_unstable_by_key(|candidate| candidate.id());
+        }
     }
 
     /// The sum of all exponentials.
@@ -195,22 +211,18 @@ impl Row<'_> {
     fn greatest(&self, count: usize, finds: &mut Finds) {
         let count = count.clamp(1, self.logits.len());
         let candidates = &mut finds.candidates;
-        if count <= self.tops.len() {
-            // So many tiles reach up to this one of the tops, and so do at least as many logits.
-            candidates.clear();
-            candidates.extend(self.tops.iter().map(|&top| Candidate::new(top, 0)));
-            let (_, least, _) =
-                candidates.select_nth_unstable_by_key(count - 1, |candidate| candidate.key);
-            let least = least.logit();
-            self.gather(least, candidates);
+        // Of parts of the row, so many reach up to this one of their greatest, and so do at least as many
+        // logits.
+        let parts = self.logits.chunks(LANES);
+        let least = if count <= self.tops.len() {
+            nth_greatest(self.tops.iter().copied(), count, candidates)
+        } else if count <= parts.len() {
+            let greatest = |part: &[f32]| part.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            nth_greatest(parts.map(greatest), count, candidates)
         } else {
-            for depth in DEPTHS {
-                self.gather(self.statistics.greatest - depth, candidates);
-                if candidates.len() >= count {
-                    break;
-                }
-            }
-        }
+            f32::NEG_INFINITY
+        };
+        self.gather(least, candidates);
         if candidates.len() > count {
             candidates.select_nth_unstable_by_key(count - 1, |candidate| candidate.key);
             candidates.truncate(count);
@@ -291,6 +303,18 @@ fn with_finds<R>(find: impl FnOnce(&mut Finds) -> R) -> R {
         cell.set(finds);
         result
     })
+}
+
+/// The `count`-th greatest of the values.
+fn nth_greatest(
+    values: impl Iterator<Item = f32>,
+    count: usize,
+    candidates: &mut Vec<Candidate>,
+) -> f32 {
+    candidates.clear();
+    candidates.extend(values.map(|value| Candidate::new(value, 0)));
+    let (_, nth, _) = candidates.select_nth_unstable_by_key(count - 1, |candidate| candidate.key);
+    nth.logit()
 }
 
 /// Keeps the smallest head, in descending order of logits, whose shares reach `wanted`; it is left in no

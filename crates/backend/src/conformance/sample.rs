@@ -1,5 +1,7 @@
 //! Reading tokens off logits: drawn ones, the likeliest, given ones.
 
+use std::slice::from_ref;
+
 use half::bf16;
 
 use crate::{Ask, Backend, Draw, Drawn, Dtype, LoraUse, Query, Targets, Unembedding, philox};
@@ -44,6 +46,7 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     let large = Sample { inputs: 5, vocabulary: 3000, softcap: None };
     against_reference(suite, &large, &plain_step(&[40]));
     tops(suite, &large, &plain_step(&[4]), 1000);
+    tops(suite, &large, &plain_step(&[4]), 100);
     ties(suite);
     apart(suite);
 }
@@ -55,7 +58,8 @@ impl Case for Sample {
 
     fn run<B: Backend>(&self, backend: &mut B, steps: &[Step]) -> Answer {
         let mut answer = Answer::new(&[Output::Value("tokens"), Output::Value("logprobs")]);
-        for step in steps {
+        let mut answers = Vec::new();
+        self.with_logits(backend, steps, |backend, step, x, unembedding, uses| {
             let mut asks = Vec::new();
             for (row, draw) in draws(step).into_iter().enumerate() {
                 let count = self.vocabulary.min(3);
@@ -63,13 +67,13 @@ impl Case for Sample {
                 let queries = [Query::Draw(draw), top, Query::Token(1)];
                 asks.extend(queries.map(|query| Ask { row, query }));
             }
-            let answers = self.ask(backend, step, &asks);
+            backend.sample(&mut answers, x, unembedding, uses, &asks);
             let tokens: Vec<f32> =
                 answers.iter().map(|drawn| f32::from_bits(drawn.token)).collect();
             let logprobs: Vec<f32> = answers.iter().map(|drawn| drawn.logprob).collect();
             answer.take(0, step, &tokens);
             answer.take(1, step, &logprobs);
-        }
+        });
         answer
     }
 }
@@ -77,7 +81,7 @@ impl Case for Sample {
 impl Sample {
     fn ask<B: Backend>(&self, backend: &mut B, step: &Step, asks: &[Ask]) -> Vec<Drawn> {
         let mut answers = vec![Drawn { token: u32::MAX, logprob: f32::NAN }];
-        self.with_logits(backend, step, |backend, x, unembedding, uses| {
+        self.with_logits(backend, from_ref(step), |backend, _, x, unembedding, uses| {
             backend.sample(&mut answers, x, unembedding, uses, asks);
         });
         answers
@@ -91,21 +95,23 @@ impl Sample {
         self.ask(backend, step, &asks)
     }
 
-    /// Calls `op` with what makes the logits of a step.
+    /// Calls `op` with each step, and what makes its logits.
     fn with_logits<B: Backend>(
         &self,
         backend: &mut B,
-        step: &Step,
-        op: impl FnOnce(&mut B, &B::Rows, Unembedding<'_, B>, &[LoraUse<'_, B::Lora>]),
+        steps: &[Step],
+        mut op: impl FnMut(&mut B, &Step, &B::Rows, Unembedding<'_, B>, &[LoraUse<'_, B::Lora>]),
     ) {
         let weight = Matrix::random(7, Dtype::Bf16, self.vocabulary, self.inputs).weight(backend);
         let adapters = Adapters::new(backend, &RANKS, self.inputs, self.vocabulary);
-        // As bf16 holds them, so that a set that rounds to bf16 has the same logits, and draws alike.
-        let x = values(step, 0, self.inputs).into_iter().map(|x| bf16::from_f32(x).to_f32());
-        let x = upload(backend, self.inputs, &x.collect::<Vec<_>>());
-        let uses = adapters.uses(step);
         let unembedding = Unembedding { weight: &weight, softcap: self.softcap };
-        op(backend, &x, unembedding, &uses);
+        for step in steps {
+            // As bf16 holds them, so that a set that rounds to bf16 has the same logits, and draws alike.
+            let x = values(step, 0, self.inputs).into_iter().map(|x| bf16::from_f32(x).to_f32());
+            let x = upload(backend, self.inputs, &x.collect::<Vec<_>>());
+            let uses = adapters.uses(step);
+            op(backend, step, &x, unembedding, &uses);
+        }
     }
 }
 
@@ -172,7 +178,7 @@ fn against_score<B: Backend>(suite: &mut Suite<'_, B>, case: &Sample, step: &Ste
     let ids: Vec<u32> = answers.iter().map(|drawn| drawn.token).collect();
     let per_row = ids.len().checked_div(rows).unwrap_or(1);
     let mut scored = vec![f32::NAN; ids.len()];
-    case.with_logits(&mut suite.backend, step, |backend, x, unembedding, uses| {
+    case.with_logits(&mut suite.backend, from_ref(step), |backend, _, x, unembedding, uses| {
         backend.score(&mut scored, x, unembedding, uses, Targets { ids: &ids, per_row });
     });
     let logprobs: Vec<f32> = answers.iter().map(|drawn| drawn.logprob).collect();
