@@ -89,6 +89,20 @@ def start(tmp_path):
             server.kill()
 
 
+@pytest.fixture(scope="module")
+def start_module(tmp_path_factory):
+    """Starts servers that the tests of one file share."""
+    servers = []
+
+    def start(*models):
+        servers.append(Server(tmp_path_factory.mktemp("data"), *models))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        assert server.stop() == 0, "".join(server.log)
+
+
 @pytest.fixture
 def service(server):
     with server.service() as service:
