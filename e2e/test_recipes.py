@@ -10,7 +10,7 @@ FAMILIES = sorted(families.FAMILIES)
 RANK = 8
 # Long enough that every sliding window of the models has something outside.
 LENGTH = 40
-CLIPPED = {"ppo": None, "cispo": None, "dro": {"beta": 0.05}, "importance_sampling": None}
+SETTINGS = {"ppo": None, "cispo": None, "dro": {"beta": 0.05}, "importance_sampling": None}
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +76,16 @@ def episode(prompt, sequence, advantage):
     )
 
 
-@pytest.mark.parametrize("loss", sorted(CLIPPED))
+@pytest.mark.parametrize("loss", sorted(SETTINGS))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_reinforcement(family_service, family, loss):
     """The reward is the share of even tokens; two updates a batch take the ratio off 1."""
     training = family_service.create_lora_training_client(base_model=family, rank=RANK, seed=2)
     prompt = tokens_of(4, 16)
-    params = types.SamplingParams(max_tokens=6, temperature=1.0, stop=[])
     means = []
-    for step in range(8):
+    for step in range(14):
+        # Seeds make the whole loop repeatable, on every machine.
+        params = types.SamplingParams(max_tokens=6, temperature=1.0, stop=[], seed=step)
         sampler = training.save_weights_and_get_sampling_client()
         given = types.ModelInput.from_ints(prompt)
         sequences = result(sampler.sample(given, 24, params)).sequences
@@ -94,7 +95,7 @@ def test_reinforcement(family_service, family, loss):
         data = [episode(prompt, each, reward - mean) for each, reward in zip(sequences, rewards)]
         futures = []
         for _ in range(2):
-            futures.append(training.forward_backward(data, loss, loss_fn_config=CLIPPED[loss]))
+            futures.append(training.forward_backward(data, loss, loss_fn_config=SETTINGS[loss]))
             futures.append(training.optim_step(types.AdamParams(learning_rate=2e-2)))
         for future in futures:
             result(future)
