@@ -78,14 +78,19 @@ fn check_routes(root: &Path, problems: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Each op of the reference is a file of the same name in the conformance suite and the CPU backend.
+/// Each op of the reference is a file of the same name in the conformance suite and the CPU backend, and
+/// a row of the page about the engine.
 fn check_ops(root: &Path, problems: &mut Vec<String>) -> Result<()> {
+    let page = fs::read_to_string(root.join("docs/engine.md")).context("read docs/engine.md")?;
     for name in stems(&root.join("crates/backend/src/reference"))? {
         for folder in ["crates/backend/src/conformance", "crates/backend-cpu/src"] {
             let file = format!("{folder}/{name}.rs");
             if !root.join(&file).is_file() && !root.join(folder).join(&name).is_dir() {
                 problems.push(format!("{file}: is missing, the reference has the op"));
             }
+        }
+        if name != "buffer" && !page.contains(&format!("| `{name}`")) {
+            problems.push(format!("docs/engine.md: has no row for the op {name}"));
         }
     }
     Ok(())
