@@ -5,7 +5,7 @@
 //! Gimelshein 2018) visits tiles in order, from the first that a window reaches; a masked key adds an
 //! exact zero and a tile masked whole changes nothing, so the grouping of queries leaves no trace.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use tinsmith_backend::{ATTENTION_TILE, AttentionShape, PagedSequence, Qkv, Result};
 
@@ -14,6 +14,7 @@ use crate::{
     buffer::{Buffer, Rows, View, ViewMut, padded, with_scratch},
     gemm::{Fold, Multiply},
     lanes::{Kernel, LANES, Lanes},
+    lists::with_list,
     math, softcap,
 };
 
@@ -145,17 +146,40 @@ pub(crate) fn attention(
     shape: &AttentionShape,
 ) {
     lse.reshape(qkv.q.rows, shape.heads);
-    let (dim, stride) = (shape.head_dim, shape.kv_heads * tile_floats(shape.head_dim));
     let (k, v) = (qkv.k, qkv.v);
-    assert!(k.features == shape.kv_heads * dim && v.features == k.features, "shapes fit");
-    let mut tiles = Vec::new();
-    let mut firsts = Vec::new();
-    for rows in sequences {
-        assert!(rows.end <= k.rows && rows.end <= v.rows, "rows exist");
-        firsts.push(tiles.len());
-        let starts = rows.clone().step_by(ATTENTION_TILE);
-        tiles.extend(starts.map(|start| start..rows.end.min(start + ATTENTION_TILE)));
-    }
+    assert!(
+        k.features == shape.kv_heads * shape.head_dim && v.features == k.features,
+        "shapes fit"
+    );
+    with_list(&TILES, |tiles| {
+        with_list(&FIRSTS, |firsts| {
+            for rows in sequences {
+                assert!(rows.end <= k.rows && rows.end <= v.rows, "rows exist");
+                firsts.push(tiles.len());
+                let starts = rows.clone().step_by(ATTENTION_TILE);
+                tiles.extend(starts.map(|start| start..rows.end.min(start + ATTENTION_TILE)));
+            }
+            pack(cpu, tiles, (k, v), shape);
+            let packed = View { pointer: cpu.packed.pointer(), stride: packed_stride(shape) };
+            let part = |index: usize| {
+                // SAFETY: the sequence's tiles begin there.
+                let base = unsafe { packed.skip_rows(firsts[index]) };
+                let tiles = Tiles { base, blocks: None };
+                Part { rows: sequences[index].clone(), position: 0, tiles }
+            };
+            attend(cpu, (out, Some(lse)), qkv.q, (sequences.len(), &part), shape);
+        });
+    });
+}
+
+/// Packs the keys and values of a step's tiles.
+fn pack(
+    cpu: &mut CpuBackend,
+    tiles: &[Range<usize>],
+    (k, v): (&Rows, &Rows),
+    shape: &AttentionShape,
+) {
+    let (dim, stride) = (shape.head_dim, packed_stride(shape));
     cpu.packed.renew(tiles.len() * stride);
     let to = ViewMut { pointer: cpu.packed.pointer_mut(), stride };
     cpu.pool.run_sized(tiles.len(), k.rows * k.features * 8, &|tile| {
@@ -170,14 +194,11 @@ pub(crate) fn attention(
             }
         }
     });
-    let packed = View { pointer: cpu.packed.pointer(), stride };
-    let parts = sequences.iter().zip(&firsts).map(|(rows, &first)| {
-        // SAFETY: the sequence's tiles begin there.
-        let base = unsafe { packed.skip_rows(first) };
-        Part { rows: rows.clone(), position: 0, tiles: Tiles { base, blocks: None } }
-    });
-    let parts = parts.collect::<Vec<_>>();
-    attend(cpu, (out, Some(lse)), qkv.q, &parts, shape);
+}
+
+/// Floats of one tile of all key-value heads.
+fn packed_stride(shape: &AttentionShape) -> usize {
+    shape.kv_heads * tile_floats(shape.head_dim)
 }
 
 pub(crate) fn attention_paged(
@@ -192,16 +213,25 @@ pub(crate) fn attention_paged(
     // SAFETY: the layer's tiles lie in the cache.
     let pointer = unsafe { cache.data.pointer().add(cache.layer_offset(layer)) };
     let base = View { pointer, stride: cache.block_floats() };
-    let parts = sequences.iter().map(|sequence| {
+    for sequence in sequences {
         let end = sequence.position + sequence.rows.len();
         assert!(cache.holds(sequence.blocks, end), "blocks hold the sequence");
-        Part {
-            rows: sequence.rows.clone(),
-            position: sequence.position,
-            tiles: Tiles { base, blocks: Some(sequence.blocks) },
-        }
-    });
-    attend(cpu, (out, None), q, &parts.collect::<Vec<_>>(), shape);
+    }
+    let part = |index: usize| {
+        let PagedSequence { rows, position, blocks } = &sequences[index];
+        let tiles = Tiles { base, blocks: Some(blocks) };
+        Part { rows: rows.clone(), position: *position, tiles }
+    };
+    attend(cpu, (out, None), q, (sequences.len(), &part), shape);
+}
+
+thread_local! {
+    /// Rows of each tile.
+    static TILES: Cell<Vec<Range<usize>>> = const { Cell::new(Vec::new()) };
+    /// The first tile of each sequence.
+    static FIRSTS: Cell<Vec<usize>> = const { Cell::new(Vec::new()) };
+    /// Number of a part, some of its queries, and a key-value head.
+    static TASKS: Cell<Vec<(usize, Range<usize>, usize)>> = const { Cell::new(Vec::new()) };
 }
 
 /// One sequence's queries in a step, and where its keys are.
@@ -221,37 +251,41 @@ struct Tiles<'a> {
 /// Queries that one task takes through the tiles together: whole groups of every microkernel.
 const QUERIES: usize = 48;
 
-fn attend(
+fn attend<'p>(
     cpu: &CpuBackend,
     (out, lse): (&mut Rows, Option<&mut Rows>),
     q: &Rows,
-    parts: &[Part<'_>],
+    (parts, part): (usize, &(dyn Fn(usize) -> Part<'p> + Sync)),
     shape: &AttentionShape,
 ) {
     let dim = shape.head_dim;
     assert!(q.features == shape.heads * dim && out.features == q.features, "shapes fit");
     assert!(shape.window != Some(0), "a window holds the query's own key");
-    assert!(out.rows == q.rows && parts.iter().all(|part| part.rows.end <= q.rows), "rows exist");
-    let mut tasks = Vec::new();
-    let mut keys = 0;
-    for part in parts {
-        for start in (0..part.rows.len()).step_by(QUERIES) {
-            let end = part.rows.len().min(start + QUERIES);
-            let reach = shape.window.map_or(usize::MAX, |window| window.saturating_add(QUERIES));
-            keys += (end - start) * (part.position + end).min(reach);
-            tasks.extend((0..shape.kv_heads).map(|head| (part, start..end, head)));
+    assert!(out.rows == q.rows, "rows fit");
+    with_list(&TASKS, |tasks| {
+        let mut keys = 0;
+        for index in 0..parts {
+            let part = part(index);
+            assert!(part.rows.end <= q.rows, "rows exist");
+            for start in (0..part.rows.len()).step_by(QUERIES) {
+                let end = part.rows.len().min(start + QUERIES);
+                let reach =
+                    shape.window.map_or(usize::MAX, |window| window.saturating_add(QUERIES));
+                keys += (end - start) * (part.position + end).min(reach);
+                tasks.extend((0..shape.kv_heads).map(|head| (index, start..end, head)));
+            }
         }
-    }
-    // The long ones first, so that no thread is left with one at the end.
-    tasks.reverse();
-    let (out, lse) = (out.view_mut(), lse.map(Rows::view_mut));
-    let target = Target { q: q.view(), out, lse, shape };
-    let work = keys * shape.heads * 2 * (dim + LANES);
-    cpu.pool.run_sized(tasks.len(), work, &|i| {
-        let (part, queries, head) = &tasks[i];
-        with_scratch(Scratch::floats(dim), |scratch| {
-            // SAFETY: shapes and rows were compared above; rows and heads are one task's own.
-            unsafe { target.run(cpu, part, queries.clone(), *head, scratch) };
+        // The long ones first, so that no thread is left with one at the end.
+        tasks.reverse();
+        let (out, lse) = (out.view_mut(), lse.map(Rows::view_mut));
+        let target = Target { q: q.view(), out, lse, shape };
+        let work = keys * shape.heads * 2 * (dim + LANES);
+        cpu.pool.run_sized(tasks.len(), work, &|i| {
+            let (index, queries, head) = &tasks[i];
+            with_scratch(Scratch::floats(dim), |scratch| {
+                // SAFETY: shapes and rows were compared above; rows and heads are one task's own.
+                unsafe { target.run(cpu, &part(*index), queries.clone(), *head, scratch) };
+            });
         });
     });
 }

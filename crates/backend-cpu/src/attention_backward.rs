@@ -3,7 +3,7 @@
 //! dQ is summed over key tiles in order; dK and dV by query head, then query tile, counted from the
 //! sequence's first token. Each tile's part is one chain from zero (Dao et al. 2022, algorithm 4).
 
-use std::ops::Range;
+use std::{cell::Cell, cmp::Reverse, ops::Range};
 
 use tinsmith_backend::{ATTENTION_TILE, AttentionForward, AttentionShape, QkvGradients};
 
@@ -13,6 +13,7 @@ use crate::{
     buffer::{Rows, View, ViewMut, padded, with_scratch},
     gemm::{Fold, Multiply},
     lanes::{Kernel, LANES, Lanes},
+    lists::with_list,
     math, softcap,
 };
 
@@ -49,20 +50,27 @@ pub(crate) fn attention_backward(
     let pairs =
         sequences.iter().map(|rows| rows.len() * (rows.len() / 2).min(reach)).sum::<usize>();
     let work = pairs * shape.heads * shape.head_dim * 5;
-    // The long ones first, so that no thread is left with one at the end.
-    let mut sequences = sequences.iter().collect::<Vec<_>>();
-    sequences.sort_by_key(|rows| std::cmp::Reverse(rows.len()));
-    cpu.pool.run_sized(sequences.len() * shape.kv_heads, work, &|task| {
-        let rows = sequences[task / shape.kv_heads].clone();
-        let kv_head = task % shape.kv_heads;
-        with_scratch(Scratch::floats(rows.len(), shape.head_dim), |scratch| {
-            // SAFETY: shapes were compared above; a sequence's kv head is one task's own.
-            unsafe {
-                let scratch = Scratch::new(scratch, rows.len(), shape.head_dim);
-                cpu.path.run(Sequence { op: &op, rows, kv_head, scratch });
-            }
+    with_list(&SORTED, |sorted| {
+        // The long ones first, so that no thread is left with one at the end.
+        sorted.extend_from_slice(sequences);
+        sorted.sort_unstable_by_key(|rows| (Reverse(rows.len()), rows.start));
+        cpu.pool.run_sized(sorted.len() * shape.kv_heads, work, &|task| {
+            let rows = sorted[task / shape.kv_heads].clone();
+            let kv_head = task % shape.kv_heads;
+            with_scratch(Scratch::floats(rows.len(), shape.head_dim), |scratch| {
+                // SAFETY: shapes were compared above; a sequence's kv head is one task's own.
+                unsafe {
+                    let scratch = Scratch::new(scratch, rows.len(), shape.head_dim);
+                    cpu.path.run(Sequence { op: &op, rows, kv_head, scratch });
+                }
+            });
         });
     });
+}
+
+thread_local! {
+    /// The sequences of a step, by length.
+    static SORTED: Cell<Vec<Range<usize>>> = const { Cell::new(Vec::new()) };
 }
 
 struct Op<'a> {

@@ -39,6 +39,7 @@ mod gated;
 mod gemm;
 mod lanes;
 mod linear;
+mod lists;
 mod math;
 mod pool;
 mod rms_norm;
@@ -120,6 +121,7 @@ pub struct CpuBackend {
     logits: Rows,
     /// What is asked of each of a chunk's rows.
     groups: Vec<sample::Group>,
+    scoring: score::Scoring,
     /// Keys and values of a training step in tiles.
     packed: Buffer,
     turns: Vec<Turns>,
@@ -141,6 +143,7 @@ impl CpuBackend {
             hidden_gradient: Rows::empty(),
             logits: Rows::empty(),
             groups: Vec::new(),
+            scoring: score::Scoring::default(),
             packed: Buffer::default(),
             turns: Vec::new(),
         })

@@ -1,14 +1,15 @@
 //! Packed linear with adapters, and its gradient.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
-use tinsmith_backend::{GRADIENT_TILE, Linear, LoraGradientUse, LoraUse};
+use tinsmith_backend::{GRADIENT_TILE, Linear, LoraGradientUse, LoraUse, recycle::recycle};
 
 use crate::{
     CpuBackend, Weight,
     buffer::{Lora, Pair, Rows, View, overlap},
     gemm::{Adapter, Gradient, Product, narrow},
     lanes::Path,
+    lists::with_list,
     pool::Pool,
 };
 
@@ -25,20 +26,21 @@ pub(crate) fn linear(
     assert!(x.rows == out.rows, "rows fit");
     let hidden = hidden.unwrap_or(&mut cpu.hidden);
     project(hidden, x, linear.uses, Side::Down, (path, pool));
-    let adapters = adapters(linear.uses, hidden, Side::Down, &(0..x.rows));
-    let product = Product {
-        out: out.view_mut(),
-        x: x.view(),
-        rows: x.rows,
-        inputs: weight.inputs,
-        outputs: weight.outputs,
-        operand: weight.operand(),
-        bias: linear.bias.map(|bias| bias.data.pointer()),
-        adapters: &adapters,
-        add: linear.add,
-    };
-    // SAFETY: shapes were compared above; `out` is borrowed for us alone.
-    unsafe { product.run(path, pool) };
+    with_adapters(linear.uses, hidden, Side::Down, &(0..x.rows), |adapters| {
+        let product = Product {
+            out: out.view_mut(),
+            x: x.view(),
+            rows: x.rows,
+            inputs: weight.inputs,
+            outputs: weight.outputs,
+            operand: weight.operand(),
+            bias: linear.bias.map(|bias| bias.data.pointer()),
+            adapters,
+            add: linear.add,
+        };
+        // SAFETY: shapes were compared above; `out` is borrowed for us alone.
+        unsafe { product.run(path, pool) };
+    });
 }
 
 /// Order: `dx += ((dy W blocks) + Σ scale * (dy B) A)`; each gradient folds its datums' tiles.
@@ -57,35 +59,48 @@ pub(crate) fn linear_backward(
     let hidden_gradient = &cpu.hidden_gradient;
     if let Some(dx) = dx {
         assert!(dx.rows == dy.rows && dx.features == weight.inputs, "dx has the shape of x");
-        let adapters = adapters(&forward, hidden_gradient, Side::Up, &(0..dy.rows));
-        let product = Product {
-            out: dx.view_mut(),
-            x: dy.view(),
-            rows: dy.rows,
-            inputs: weight.outputs,
-            outputs: weight.inputs,
-            operand: weight.transposed(pool),
-            bias: None,
-            adapters: &adapters,
-            add: true,
-        };
-        // SAFETY: shapes were compared above; `dx` is borrowed for us alone.
-        unsafe { product.run(path, pool) };
+        with_adapters(&forward, hidden_gradient, Side::Up, &(0..dy.rows), |adapters| {
+            let product = Product {
+                out: dx.view_mut(),
+                x: dy.view(),
+                rows: dy.rows,
+                inputs: weight.outputs,
+                outputs: weight.inputs,
+                operand: weight.transposed(pool),
+                bias: None,
+                adapters,
+                add: true,
+            };
+            // SAFETY: shapes were compared above; `dx` is borrowed for us alone.
+            unsafe { product.run(path, pool) };
+        });
     }
-    let mut tiles = Vec::new();
+    keep_uses(forward);
     for lora_use in uses {
-        tiles.clear();
-        tiles.extend(lora_use.datums.iter().flat_map(datum_tiles));
         let sides = Sides {
             hidden: hidden.view(),
             hidden_gradient: hidden_gradient.view(),
             x: x.view(),
             dy: dy.view(),
         };
-        assert!(tiles.iter().all(|tile| tile.end <= x.rows), "datums lie in the step");
-        // SAFETY: tiles lie in the rows of all four; the gradient is borrowed for us alone.
-        unsafe { add_gradients(lora_use.gradient, &sides, &tiles, lora_use.scale, (path, pool)) };
+        with_list(&TILES, |tiles| {
+            tiles.extend(lora_use.datums.iter().flat_map(datum_tiles));
+            assert!(tiles.iter().all(|tile| tile.end <= x.rows), "datums lie in the step");
+            // SAFETY: tiles lie in the rows of all four; the gradient is borrowed for us alone.
+            unsafe {
+                add_gradients(lora_use.gradient, &sides, tiles, lora_use.scale, (path, pool));
+            };
+        });
     }
+}
+
+thread_local! {
+    /// Gradient tiles of one use.
+    pub(crate) static TILES: Cell<Vec<Range<usize>>> = const { Cell::new(Vec::new()) };
+    /// Products of an op's uses.
+    pub(crate) static PRODUCTS: Cell<Vec<Product<'static>>> = const { Cell::new(Vec::new()) };
+    static ADAPTERS: Cell<Vec<Adapter>> = const { Cell::new(Vec::new()) };
+    static USES: Cell<Vec<LoraUse<'static, Lora>>> = const { Cell::new(Vec::new()) };
 }
 
 /// Where an adapter's two gradients come from; all have the rows that tiles count.
@@ -125,9 +140,21 @@ pub(crate) fn datum_tiles(datum: &Range<usize>) -> impl Iterator<Item = Range<us
     datum.clone().step_by(GRADIENT_TILE).map(move |start| start..end.min(start + GRADIENT_TILE))
 }
 
-/// The uses as forward sees them.
+/// The uses as forward sees them; [`keep_uses`] takes the list back.
 pub(crate) fn forward_uses<'a>(uses: &[LoraGradientUse<'a, Lora, Pair>]) -> Vec<LoraUse<'a, Lora>> {
-    uses.iter().map(|u| LoraUse { rows: u.rows.clone(), lora: u.lora, scale: u.scale }).collect()
+    let mut forward = USES.take();
+    let of = |u: &LoraGradientUse<'a, _, _>| LoraUse {
+        rows: u.rows.clone(),
+        lora: u.lora,
+        scale: u.scale,
+    };
+    forward.extend(uses.iter().map(of));
+    forward
+}
+
+/// Keeps the room of the list for the next op.
+pub(crate) fn keep_uses(forward: Vec<LoraUse<'_, Lora>>) {
+    USES.set(recycle(forward));
 }
 
 /// Which of an adapter's matrices leads to the rank.
@@ -151,9 +178,8 @@ pub(crate) fn project(
     hidden.reshape(x.rows, rank);
     hidden.zero();
     let out = hidden.view_mut();
-    let products = uses
-        .iter()
-        .map(|lora_use| {
+    with_list(&PRODUCTS, |products| {
+        for lora_use in uses {
             let lora = lora_use.lora;
             let (b, inputs) = match side {
                 Side::Down => (lora.down(), lora.trained.a.features),
@@ -163,23 +189,24 @@ pub(crate) fn project(
             assert!(rows.end <= x.rows && inputs == x.features, "the use fits the step");
             // SAFETY: the rows lie in both buffers.
             let views = unsafe { (out.skip_rows(rows.start), x.view().skip_rows(rows.start), b) };
-            narrow(views, (rows.len(), inputs, lora.rank()))
-        })
-        .collect::<Vec<_>>();
-    // SAFETY: shapes were compared above; uses do not share rows.
-    unsafe { Product::run_all(&products, path, pool) };
+            products.push(narrow(views, (rows.len(), inputs, lora.rank())));
+        }
+        // SAFETY: shapes were compared above; uses do not share rows.
+        unsafe { Product::run_all(products, path, pool) };
+    });
 }
 
-/// The adapters of some of the rows, which become rows 0 and on.
-pub(crate) fn adapters(
+/// Calls `work` with the adapters of some of the rows, which become rows 0 and on.
+pub(crate) fn with_adapters(
     uses: &[LoraUse<'_, Lora>],
     hidden: &Rows,
     side: Side,
     rows: &Range<usize>,
-) -> Vec<Adapter> {
-    let touching = uses.iter().filter(|u| !overlap(&u.rows, rows).is_empty());
-    touching
-        .map(|lora_use| {
+    work: impl FnOnce(&mut [Adapter]),
+) {
+    with_list(&ADAPTERS, |adapters| {
+        let touching = uses.iter().filter(|u| !overlap(&u.rows, rows).is_empty());
+        adapters.extend(touching.map(|lora_use| {
             let shared = overlap(&lora_use.rows, rows);
             let trained = &lora_use.lora.trained;
             Adapter {
@@ -190,6 +217,7 @@ pub(crate) fn adapters(
                 rank: trained.a.rows,
                 scale: lora_use.scale,
             }
-        })
-        .collect()
+        }));
+        work(adapters);
+    });
 }

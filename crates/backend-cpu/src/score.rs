@@ -14,7 +14,11 @@ use crate::{
     buffer::{Cells, Lora, Pair, Rows, View, overlap, padded, with_scratch},
     gemm::{Product, narrow},
     lanes::{Kernel, LANES, Lanes, Path},
-    linear::{Side, Sides, adapters, add_gradients, datum_tiles, forward_uses, project},
+    linear::{
+        PRODUCTS, Side, Sides, TILES, add_gradients, datum_tiles, forward_uses, keep_uses, project,
+        with_adapters,
+    },
+    lists::with_list,
     math,
     pool::Pool,
     softcap::{self, SlopedExponentials},
@@ -58,8 +62,10 @@ pub(crate) fn score_backward(
     if let Some(dx) = &mut dx {
         dx.zero();
     }
-    let (mut logprobs, mut factors, mut normalizers) = (Vec::new(), Vec::new(), Vec::new());
-    for chunk in gradient_chunks(uses, x.rows, chunk_rows(weight.outputs)) {
+    let mut scoring = std::mem::take(&mut cpu.scoring);
+    let Scoring { pieces, covered, logprobs, factors, normalizers } = &mut scoring;
+    list_pieces(uses, x.rows, (&mut *pieces, covered));
+    for chunk in gradient_chunks(pieces, chunk_rows(weight.outputs)) {
         let rows = chunk.rows.clone();
         unembed.logits(&mut cpu.logits, &rows, (path, pool));
         let part = rows.start * targets.per_row..rows.end * targets.per_row;
@@ -71,12 +77,12 @@ pub(crate) fn score_backward(
         normalizers.clear();
         normalizers.resize(rows.len(), 0.0);
         let logits = &mut cpu.logits;
-        row_logprobs(&mut logprobs, Some(&mut normalizers), logits, targets, (path, pool));
-        coefficients(rows.clone(), &logprobs, &mut factors);
+        row_logprobs(logprobs, Some(normalizers), logits, targets, (path, pool));
+        coefficients(rows.clone(), logprobs, factors);
         if factors.iter().all(|&factor| factor == 0.0) {
             continue;
         }
-        let row_scales = RowScales { normalizers: &normalizers, factors: &factors, softcap };
+        let row_scales = RowScales { normalizers, factors, softcap };
         differentiate(logits, &row_scales, targets, (path, pool));
         project_chunk(&mut cpu.hidden_gradient, logits, &forward, &rows, (path, pool));
         if let Some(dx) = &mut dx {
@@ -92,6 +98,8 @@ pub(crate) fn score_backward(
         let sides = ChunkSides { logits, hidden_gradient: &cpu.hidden_gradient };
         unembed.add_chunk_gradients(uses, &chunk, &sides, (path, pool));
     }
+    cpu.scoring = scoring;
+    keep_uses(forward);
 }
 
 /// The unembedding of a step's rows.
@@ -120,9 +128,8 @@ impl Unembed<'_> {
         let Unembedding { weight, softcap } = self.unembedding;
         assert!(self.x.features == weight.inputs, "features fit");
         logits.reshape(rows.len(), weight.outputs);
-        let adapters = adapters(self.uses, self.hidden, Side::Down, rows);
         // SAFETY: `rows` lie in `x`; `logits` got the shape that is written.
-        unsafe {
+        with_adapters(self.uses, self.hidden, Side::Down, rows, |adapters| unsafe {
             let product = Product {
                 out: logits.view_mut(),
                 x: self.x.view().skip_rows(rows.start),
@@ -131,11 +138,11 @@ impl Unembed<'_> {
                 outputs: weight.outputs,
                 operand: weight.operand(),
                 bias: None,
-                adapters: &adapters,
+                adapters,
                 add: false,
             };
             product.run(path, pool);
-        }
+        });
         if let Some(cap) = softcap {
             softcap::cap_rows(logits, cap, (path, pool));
         }
@@ -151,15 +158,14 @@ impl Unembed<'_> {
         (path, pool): (Path, &Pool),
     ) {
         let weight = self.unembedding.weight;
-        let mut adapters = adapters(self.uses, self.hidden, Side::Up, chunk);
-        for adapter in &mut adapters {
-            let shared = overlap(&adapter.rows, &run);
-            adapter.rows = shared.start - run.start..shared.end - run.start;
-            // SAFETY: the chunk's `dlogits B` has the chunk's rows.
-            adapter.hidden = unsafe { hidden.view().skip_rows(run.start) };
-        }
-        // SAFETY: the run lies in the chunk, the chunk in `dx`, which is borrowed for us alone.
-        unsafe {
+        // SAFETY: the run lies in the chunk, the chunk in `dx`, which is borrowed for us alone; the chunk's
+        // `dlogits B` has the chunk's rows.
+        with_adapters(self.uses, self.hidden, Side::Up, chunk, |adapters| unsafe {
+            for adapter in &mut *adapters {
+                let shared = overlap(&adapter.rows, &run);
+                adapter.rows = shared.start - run.start..shared.end - run.start;
+                adapter.hidden = hidden.view().skip_rows(run.start);
+            }
             let product = Product {
                 out: dx.view_mut().skip_rows(chunk.start + run.start),
                 x: logits.skip_rows(run.start),
@@ -168,35 +174,35 @@ impl Unembed<'_> {
                 outputs: weight.inputs,
                 operand: weight.transposed(pool),
                 bias: None,
-                adapters: &adapters,
+                adapters,
                 add: false,
             };
             product.run(path, pool);
-        }
+        });
     }
 
     /// Folds the chunk's tiles onto each use's gradient.
     fn add_chunk_gradients(
         &self,
         uses: &mut [LoraGradientUse<'_, Lora, Pair>],
-        chunk: &Chunk,
+        chunk: &Chunk<'_>,
         sides: &ChunkSides<'_>,
         (path, pool): (Path, &Pool),
     ) {
         let start = chunk.rows.start;
         for (i, lora_use) in uses.iter_mut().enumerate() {
-            let own = chunk.tiles.iter().filter(|(of, _)| *of == i);
-            let tiles = own.map(|(_, t)| t.start - start..t.end - start).collect::<Vec<_>>();
             // SAFETY: tiles lie in the chunk, whose rows all four sides have.
-            unsafe {
+            with_list(&TILES, |tiles| unsafe {
+                let own = chunk.pieces.iter().filter(|piece| piece.of == Some(i));
+                tiles.extend(own.map(|Piece { rows, .. }| rows.start - start..rows.end - start));
                 let sides = Sides {
                     hidden: self.hidden.view().skip_rows(start),
                     hidden_gradient: sides.hidden_gradient.view(),
                     x: self.x.view().skip_rows(start),
                     dy: sides.logits.view(),
                 };
-                add_gradients(lora_use.gradient, &sides, &tiles, lora_use.scale, (path, pool));
-            }
+                add_gradients(lora_use.gradient, &sides, tiles, lora_use.scale, (path, pool));
+            });
         }
     }
 }
@@ -213,57 +219,78 @@ pub(crate) fn chunk_rows(vocabulary: usize) -> usize {
     (rows / GRADIENT_TILE * GRADIENT_TILE).clamp(GRADIENT_TILE, 8 * GRADIENT_TILE)
 }
 
-/// Consecutive rows, with the gradient tiles among them: (use, rows of the step).
-struct Chunk {
+/// Rows that stay together: a gradient tile, or so many rows of no use.
+#[derive(Debug)]
+struct Piece {
+    /// Number of the use.
+    of: Option<usize>,
     rows: Range<usize>,
-    tiles: Vec<(usize, Range<usize>)>,
 }
 
-/// Chunks that end where gradient tiles end, in the order in which the tiles are folded, then the rows
-/// of no use.
-fn gradient_chunks(
+/// Consecutive rows.
+struct Chunk<'a> {
+    rows: Range<usize>,
+    pieces: &'a [Piece],
+}
+
+/// What [`score_backward`] works with, kept from op to op.
+#[derive(Debug, Default)]
+pub(crate) struct Scoring {
+    pieces: Vec<Piece>,
+    /// Rows of each use.
+    covered: Vec<Range<usize>>,
+    logprobs: Vec<f32>,
+    factors: Vec<f32>,
+    normalizers: Vec<f32>,
+}
+
+/// Lists the gradient tiles in the order in which they are folded, then the rows of no use.
+fn list_pieces(
     uses: &[LoraGradientUse<'_, Lora, Pair>],
     rows: usize,
-    most: usize,
-) -> Vec<Chunk> {
-    let mut pieces = Vec::new();
+    (pieces, covered): (&mut Vec<Piece>, &mut Vec<Range<usize>>),
+) {
+    pieces.clear();
     for (i, lora_use) in uses.iter().enumerate() {
-        pieces.extend(lora_use.datums.iter().flat_map(datum_tiles).map(|tile| (Some(i), tile)));
+        let tiles = lora_use.datums.iter().flat_map(datum_tiles);
+        pieces.extend(tiles.map(|rows| Piece { of: Some(i), rows }));
     }
-    let mut covered = uses.iter().map(|u| u.rows.clone()).collect::<Vec<_>>();
+    covered.clear();
+    covered.extend(uses.iter().map(|u| u.rows.clone()));
     covered.sort_unstable_by_key(|range| range.start);
     covered.push(rows..rows);
     let mut end = 0;
     for range in covered {
-        pieces.extend(datum_tiles(&(end..range.start)).map(|tile| (None, tile)));
+        pieces.extend(datum_tiles(&(end..range.start)).map(|rows| Piece { of: None, rows }));
         end = end.max(range.end);
     }
-    let mut chunks = Vec::<Chunk>::new();
-    for (of, tile) in pieces {
-        let joins = |chunk: &&mut Chunk| {
-            chunk.rows.end == tile.start && chunk.rows.len() + tile.len() <= most
-        };
-        let tiles = of.map(|of| (of, tile.clone()));
-        if let Some(chunk) = chunks.last_mut().filter(joins) {
-            chunk.rows.end = tile.end;
-            chunk.tiles.extend(tiles);
-        } else {
-            chunks.push(Chunk { rows: tile, tiles: tiles.into_iter().collect() });
+}
+
+/// Chunks of up to `most` rows that end where pieces end.
+fn gradient_chunks(mut pieces: &[Piece], most: usize) -> impl Iterator<Item = Chunk<'_>> {
+    std::iter::from_fn(move || {
+        let mut rows = pieces.first()?.rows.clone();
+        let mut count = 1;
+        for piece in &pieces[1..] {
+            if piece.rows.start != rows.end || rows.len() + piece.rows.len() > most {
+                break;
+            }
+            rows.end = piece.rows.end;
+            count += 1;
         }
-    }
-    chunks
+        let own = pieces.split_off(..count)?;
+        Some(Chunk { rows, pieces: own })
+    })
 }
 
 /// Maximal runs of rows that are active.
-fn runs(rows: usize, active: impl Fn(usize) -> bool) -> Vec<Range<usize>> {
-    let mut runs = Vec::<Range<usize>>::new();
-    for row in (0..rows).filter(|&row| active(row)) {
-        match runs.last_mut().filter(|run| run.end == row) {
-            Some(run) => run.end += 1,
-            None => runs.push(row..row + 1),
-        }
-    }
-    runs
+fn runs(rows: usize, active: impl Fn(usize) -> bool) -> impl Iterator<Item = Range<usize>> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let start = (next..rows).find(|&row| active(row))?;
+        next = (start..rows).find(|&row| !active(row)).unwrap_or(rows);
+        Some(start..next)
+    })
 }
 
 /// `hidden[i] = dlogits[i] B`, for the rows of a chunk.
@@ -277,19 +304,19 @@ fn project_chunk(
     let rank = uses.iter().map(|u| u.lora.rank()).max().unwrap_or(0);
     hidden.reshape(chunk.len(), rank);
     let out = hidden.view_mut();
-    let touching = uses.iter().filter(|u| !overlap(&u.rows, chunk).is_empty());
-    let products = touching
-        .map(|lora_use| {
+    with_list(&PRODUCTS, |products| {
+        let touching = uses.iter().filter(|u| !overlap(&u.rows, chunk).is_empty());
+        products.extend(touching.map(|lora_use| {
             let rows = overlap(&lora_use.rows, chunk);
             let first = rows.start - chunk.start;
             let (b, rank) = (lora_use.lora.up_transposed(), lora_use.lora.rank());
             // SAFETY: the rows lie in the chunk, whose rows both buffers have.
             let views = unsafe { (out.skip_rows(first), logits.view().skip_rows(first), b) };
             narrow(views, (rows.len(), logits.features, rank))
-        })
-        .collect::<Vec<_>>();
-    // SAFETY: as above; uses do not share rows.
-    unsafe { Product::run_all(&products, path, pool) };
+        }));
+        // SAFETY: as above; uses do not share rows.
+        unsafe { Product::run_all(products, path, pool) };
+    });
 }
 
 /// Fills `logprobs [rows * per_row]`, and each row's log of the sum of exponentials if asked.

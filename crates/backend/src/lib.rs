@@ -9,6 +9,7 @@ use std::{fmt, ops::Range};
 
 pub mod conformance;
 pub mod philox;
+pub mod recycle;
 pub mod reference;
 pub mod shape;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tinsmith_backend::{Backend, LoraUse, PagedSequence, Targets};
+use tinsmith_backend::{Backend, LoraUse, PagedSequence, Targets, recycle::recycle};
 
 use crate::lora::{Adapter, PairSet, Site};
 
@@ -47,25 +47,53 @@ pub struct InferBatch<'a, B: Backend> {
     pub uses: Vec<(Range<usize>, &'a Adapter<B>)>,
 }
 
+/// Empty lists whose room is kept from step to step; what their items point to is of no matter.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    spans: Vec<(Range<usize>, &'static ())>,
+    uses: Vec<LoraUse<'static, ()>>,
+}
+
+impl Lists {
+    /// For the uses of a pass.
+    pub(crate) fn uses<'a, L>(&mut self) -> Vec<LoraUse<'a, L>> {
+        recycle(std::mem::take(&mut self.uses))
+    }
+}
+
 /// Which adapter applies to which rows of a step.
 #[derive(Debug)]
 pub(crate) struct Spans<'a, B: Backend>(Vec<(Range<usize>, &'a Adapter<B>)>);
 
 impl<'a, B: Backend> Spans<'a, B> {
-    pub(crate) fn train(groups: &[TrainGroup<'a, B>]) -> Self {
-        Self(groups.iter().map(|group| (group.rows.clone(), group.adapter)).collect())
+    pub(crate) fn train(groups: &[TrainGroup<'a, B>], lists: &mut Lists) -> Self {
+        let spans = groups.iter().map(|group| (group.rows.clone(), group.adapter));
+        Self::of(spans, lists)
     }
 
-    pub(crate) fn infer(batch: &InferBatch<'a, B>) -> Self {
-        Self(batch.uses.clone())
+    pub(crate) fn infer(batch: &InferBatch<'a, B>, lists: &mut Lists) -> Self {
+        Self::of(batch.uses.iter().cloned(), lists)
     }
 
-    /// The spans of a gathered step, whose row `i` is row `rows[i]` of this one; `rows` ascend.
-    pub(crate) fn gathered(&self, rows: &[usize]) -> Self {
+    /// The spans of gathered rows of a batch: row `i` is its row `rows[i]`; `rows` ascend.
+    pub(crate) fn gathered(batch: &InferBatch<'a, B>, rows: &[usize], lists: &mut Lists) -> Self {
         assert!(rows.is_sorted(), "gathered rows ascend");
         let at = |row: usize| rows.partition_point(|&gathered| gathered < row);
-        let spans = self.0.iter().map(|(span, adapter)| (at(span.start)..at(span.end), *adapter));
-        Self(spans.filter(|(span, _)| !span.is_empty()).collect())
+        let spans = batch.uses.iter();
+        let spans = spans.map(|(span, adapter)| (at(span.start)..at(span.end), *adapter));
+        Self::of(spans.filter(|(span, _)| !span.is_empty()), lists)
+    }
+
+    fn of(spans: impl Iterator<Item = (Range<usize>, &'a Adapter<B>)>, lists: &mut Lists) -> Self {
+        let mut list = recycle(std::mem::take(&mut lists.spans));
+        list.extend(spans);
+        Self(list)
+    }
+
+    /// Gives the lists of a pass back.
+    pub(crate) fn keep(self, uses: Vec<LoraUse<'a, B::Lora>>, lists: &mut Lists) {
+        lists.spans = recycle(self.0);
+        lists.uses = recycle(uses);
     }
 
     /// Fills `uses` with the adapters that have something at `site`.

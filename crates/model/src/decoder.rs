@@ -11,7 +11,7 @@ use crate::{
     config::DecoderConfig,
     files::ModelDir,
     lora::{Projection, Site},
-    workspace::{Keep, Workspace},
+    workspace::{Keep, Stream, Workspace},
 };
 use forward::{Attend, Pass};
 
@@ -92,11 +92,12 @@ impl<B: Backend> Decoder<B> {
         logprobs: &mut [f32],
     ) -> Result<()> {
         self.train_pass(b, workspace, batch, Keep::Nothing)?;
-        let mut uses = Vec::new();
-        Spans::train(&batch.groups).fill(Site::Unembed, &mut uses);
-        let stream = &mut workspace.stream;
+        let Workspace { stream, lists, .. } = workspace;
+        let (spans, mut uses) = (Spans::train(&batch.groups, lists), lists.uses());
+        spans.fill(Site::Unembed, &mut uses);
         b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, self.config.rms_eps);
         b.score(logprobs, &stream.normed, self.unembedding(), &uses, batch.targets);
+        spans.keep(uses, lists);
         Ok(())
     }
 
@@ -148,9 +149,12 @@ impl<B: Backend> Decoder<B> {
             workspace.positions.extend(positions.map(position));
         }
         let attend = Attend::Paged { cache, sequences: &batch.sequences };
-        let spans = Spans::infer(batch);
-        let pass = Pass::new(b, &spans, attend, false);
-        self.run_layers(pass, workspace, batch.tokens, Keep::Nothing);
+        let lists = &mut workspace.lists;
+        let (spans, uses) = (Spans::infer(batch, lists), lists.uses());
+        let mut pass = Pass::new(b, &spans, attend, false, uses);
+        self.run_layers(&mut pass, workspace, batch.tokens, Keep::Nothing);
+        let uses = pass.uses;
+        spans.keep(uses, &mut workspace.lists);
         Ok(())
     }
 
@@ -167,28 +171,23 @@ impl<B: Backend> Decoder<B> {
         asks: &[Ask],
         answers: &mut Vec<Drawn>,
     ) -> Result<()> {
-        let spans = self.pick(b, workspace, batch, rows)?;
-        let mut uses = Vec::new();
+        let Workspace { stream, lists, .. } = workspace;
+        self.pick(b, stream, rows)?;
+        let (spans, mut uses) = (Spans::gathered(batch, rows, lists), lists.uses());
         spans.fill(Site::Unembed, &mut uses);
-        b.sample(answers, &workspace.stream.picked_normed, self.unembedding(), &uses, asks);
+        b.sample(answers, &stream.picked_normed, self.unembedding(), &uses, asks);
+        spans.keep(uses, lists);
         Ok(())
     }
 
     /// Gathers rows of the residual stream and norms them for the unembedding.
-    fn pick<'a>(
-        &self,
-        b: &mut B,
-        workspace: &mut Workspace<B>,
-        batch: &InferBatch<'a, B>,
-        rows: &[usize],
-    ) -> Result<Spans<'a, B>> {
-        let stream = &mut workspace.stream;
+    fn pick(&self, b: &mut B, stream: &mut Stream<B>, rows: &[usize]) -> Result<()> {
         b.resize(&mut stream.picked, rows.len())?;
         b.resize(&mut stream.picked_normed, rows.len())?;
         b.gather(&mut stream.picked, &stream.x, rows);
         let (out, x) = (&mut stream.picked_normed, &stream.picked);
         b.rms_norm(out, x, &self.final_norm, self.config.rms_eps);
-        Ok(Spans::infer(batch).gathered(rows))
+        Ok(())
     }
 
     /// Runs whole sequences through the layers; leaves the residual stream in the workspace.
@@ -206,9 +205,12 @@ impl<B: Backend> Decoder<B> {
             workspace.positions.extend((0..sequence.len()).map(position));
         }
         let attend = Attend::Whole(&batch.sequences);
-        let spans = Spans::train(&batch.groups);
-        let pass = Pass::new(b, &spans, attend, keep == Keep::States);
-        self.run_layers(pass, workspace, batch.tokens, keep);
+        let lists = &mut workspace.lists;
+        let (spans, uses) = (Spans::train(&batch.groups, lists), lists.uses());
+        let mut pass = Pass::new(b, &spans, attend, keep == Keep::States, uses);
+        self.run_layers(&mut pass, workspace, batch.tokens, keep);
+        let uses = pass.uses;
+        spans.keep(uses, &mut workspace.lists);
         Ok(())
     }
 

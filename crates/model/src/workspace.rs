@@ -2,7 +2,7 @@
 
 use tinsmith_backend::Backend;
 
-use crate::{Result, config::DecoderConfig, lora::Projection};
+use crate::{Result, batch::Lists, config::DecoderConfig, lora::Projection};
 
 /// The buffers of a step; one serves training and inference in turn.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub struct Workspace<B: Backend> {
     pub(crate) gradients: Option<Gradients<B>>,
     pub(crate) positions: Vec<u32>,
     pub(crate) identity: Vec<usize>,
+    pub(crate) lists: Lists,
 }
 
 /// What a pass through the layers leaves behind for the way back.
@@ -106,6 +107,7 @@ impl<B: Backend> Workspace<B> {
             gradients: None,
             positions: Vec::new(),
             identity: Vec::new(),
+            lists: Lists::default(),
         })
     }
 

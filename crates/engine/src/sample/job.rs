@@ -24,6 +24,9 @@ const DRAW_STREAM: u32 = u32::from_be_bytes(*b"draw");
 /// best token has all the probability unless another's logit is within a thousandth.
 const TEMPERATURE_MIN: f32 = 1e-4;
 
+/// Tokens of a sample whose bookkeeping costs no allocation, once the first is drawn.
+const ROOM_TOKENS: usize = 4096;
+
 /// A job from submission to its output.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -185,6 +188,12 @@ impl Job {
         let (&Drawn { token, logprob }, top) =
             answers.split_first().expect("a draw is answered with a token");
         let sample = &mut self.samples[index];
+        if sample.tokens.is_empty() {
+            let room = self.max_tokens.min(ROOM_TOKENS);
+            sample.tokens.reserve_exact(room);
+            sample.logprobs.reserve_exact(room);
+            sample.top.reserve_exact(room * self.list);
+        }
         sample.tokens.push(token);
         sample.logprobs.push(logprob);
         sample.top.extend_from_slice(top);

@@ -1,8 +1,8 @@
 //! One sampling step: the scheduler's plan through the decoder.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, mem, ops::Range};
 
-use tinsmith_backend::{ATTENTION_TILE, Ask, Backend, Drawn, PagedSequence};
+use tinsmith_backend::{ATTENTION_TILE, Ask, Backend, Drawn, PagedSequence, recycle::recycle};
 use tinsmith_model::{batch::InferBatch, lora::Adapter};
 
 use super::{
@@ -19,6 +19,10 @@ pub(crate) struct Scratch {
     tokens: Vec<u32>,
     reads: Reads,
     answers: Vec<Drawn>,
+    /// Empty between steps.
+    sequences: Vec<PagedSequence<'static>>,
+    /// Empty between steps; what its items point to is of no matter.
+    uses: Vec<(Range<usize>, &'static ())>,
 }
 
 /// What is read off the step's rows.
@@ -51,14 +55,13 @@ struct Draw {
 impl<B: Backend> Sampling<B> {
     /// Runs one step.
     pub(crate) fn step(&mut self, device: &mut Device<B>, done: &mut Vec<Finished>) {
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut scratch = mem::take(&mut self.scratch);
         self.scheduler.schedule(&mut scratch.plan);
         self.move_blocks(device, &mut scratch.plan);
         let jobs = &self.jobs;
-        scratch
-            .plan
-            .segments
-            .sort_by_key(|segment| (jobs[&segment.sequence.job].sampler, segment.sequence));
+        scratch.plan.segments.sort_unstable_by_key(|segment| {
+            (jobs[&segment.sequence.job].sampler, segment.sequence)
+        });
         self.fill(&mut scratch);
         match self.compute(device, &mut scratch) {
             Ok(()) => self.settle(&scratch, done),
@@ -100,7 +103,7 @@ impl<B: Backend> Sampling<B> {
 
     /// Lists the rows of the step, and what is read off them.
     fn fill(&self, scratch: &mut Scratch) {
-        let Scratch { plan, tokens, reads, answers: _ } = scratch;
+        let Scratch { plan, tokens, reads, .. } = scratch;
         tokens.clear();
         reads.clear();
         for segment in &plan.segments {
@@ -125,22 +128,22 @@ impl<B: Backend> Sampling<B> {
     }
 
     fn compute(&mut self, device: &mut Device<B>, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { plan, tokens, reads, answers } = scratch;
+        let Scratch { plan, tokens, reads, answers, sequences, uses } = scratch;
         let Device { backend, decoder, workspace, .. } = device;
         if tokens.is_empty() {
             answers.clear();
             return Ok(());
         }
-        let batch = InferBatch {
-            tokens,
-            sequences: paged(&self.scheduler, &plan.segments),
-            uses: uses(&self.samplers, &self.jobs, &plan.segments),
-        };
+        let mut batch =
+            InferBatch { tokens, sequences: mem::take(sequences), uses: recycle(mem::take(uses)) };
+        list_paged(&self.scheduler, &plan.segments, &mut batch.sequences);
+        list_uses(&self.samplers, &self.jobs, &plan.segments, &mut batch.uses);
         decoder.infer(backend, workspace, &mut self.cache, &batch)?;
         answers.clear();
         if !reads.rows.is_empty() {
             decoder.sample(backend, workspace, (&batch, &reads.rows), &reads.asks, answers)?;
         }
+        (*sequences, *uses) = (recycle(batch.sequences), recycle(batch.uses));
         Ok(())
     }
 
@@ -231,24 +234,28 @@ impl<B: Backend> Sampling<B> {
     }
 }
 
-fn paged<'a>(scheduler: &'a Scheduler, segments: &[Segment]) -> Vec<PagedSequence<'a>> {
+/// Appends each segment's rows and blocks.
+fn list_paged<'a>(
+    scheduler: &'a Scheduler,
+    segments: &[Segment],
+    paged: &mut Vec<PagedSequence<'a>>,
+) {
     let mut row = 0;
-    let paged = |segment: &Segment| {
+    for segment in segments {
         let rows = row..row + segment.tokens;
         row = rows.end;
         let blocks = scheduler.blocks_of(segment.sequence);
-        PagedSequence { rows, position: segment.position, blocks }
-    };
-    segments.iter().map(paged).collect()
+        paged.push(PagedSequence { rows, position: segment.position, blocks });
+    }
 }
 
-/// The rows of each adapter; the segments are grouped by sampler.
-fn uses<'a, B: Backend>(
+/// Appends the rows of each adapter; the segments are grouped by sampler.
+fn list_uses<'a, B: Backend>(
     samplers: &'a BTreeMap<SamplerKey, Sampler<B>>,
     jobs: &BTreeMap<u64, Job>,
     segments: &[Segment],
-) -> Vec<(Range<usize>, &'a Adapter<B>)> {
-    let mut uses = Vec::new();
+    uses: &mut Vec<(Range<usize>, &'a Adapter<B>)>,
+) {
     let mut row = 0;
     let sampler_of = |segment: &Segment| jobs[&segment.sequence.job].sampler;
     for group in segments.chunk_by(|one, next| sampler_of(one) == sampler_of(next)) {
@@ -258,7 +265,6 @@ fn uses<'a, B: Backend>(
         }
         row = end;
     }
-    uses
 }
 
 impl Reads {

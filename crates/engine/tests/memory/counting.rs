@@ -55,6 +55,11 @@ pub(crate) fn live() -> usize {
     LIVE.load(Relaxed)
 }
 
+/// Allocations so far, those that moved to grow included.
+pub(crate) fn count() -> usize {
+    COUNT.load(Relaxed)
+}
+
 /// What `work` gives, and the most bytes that were in use meanwhile.
 pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     PEAK.store(live(), Relaxed);

@@ -3,11 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 mod counting;
+mod steady;
 #[path = "../it/tiny.rs"]
 #[expect(dead_code, reason = "these tests need a part of it")]
 mod tiny;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tinsmith_backend::StepKind;
 use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, Kernels};
@@ -19,6 +20,10 @@ use tiny::{CpuEngine, SplitMix64, config, datum, forward, forward_backward, spec
 
 /// The allocator counts what all tests of the process do: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One micro-batch: for each run, its rank and the tokens of its datums.
 #[derive(Clone, Debug)]
@@ -104,7 +109,7 @@ fn measure(step: &Step) -> (usize, usize) {
 
 #[test]
 fn a_step_takes_what_was_planned() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let of = |runs: &[(usize, Vec<usize>)]| Step {
         runs: runs.to_vec(),
         kind: StepKind::ForwardBackward,
@@ -134,7 +139,7 @@ fn a_step_takes_what_was_planned() {
 
 #[test]
 fn a_loaded_model_takes_what_was_planned() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let before = live();
     let (engine, most) = peak(|| engine(1, Kernels::f32(), Config { kv_blocks: 1024, ..config() }));
     let planned = engine.plan().at_once();

@@ -48,11 +48,12 @@ impl<B: Backend> Decoder<B> {
         batch: &mut TrainBatch<'_, B>,
         coefficients: &mut Coefficients<'_>,
     ) {
-        let Workspace { stream, inputs, layers: states, gradients, positions, identity } =
+        let Workspace { stream, inputs, layers: states, gradients, positions, identity, lists } =
             workspace;
         let gradients = gradients.as_mut().expect("made before the forward pass");
         let (targets, recompute) = (batch.targets, batch.recompute);
-        let spans = Spans::train(&batch.groups);
+        let spans = Spans::train(&batch.groups, lists);
+        let mut uses = lists.uses();
         let mut back = Back::new(b, batch, positions);
         let layers = back.trains_layers();
         let eps = self.config.rms_eps;
@@ -62,7 +63,7 @@ impl<B: Backend> Decoder<B> {
         back.fill(Site::Unembed);
         back.b.score_backward(dx, x, unembedding, &mut back.uses, targets, coefficients);
         if !layers {
-            return;
+            return spans.keep(uses, lists);
         }
         back.b.zero(&mut gradients.dx);
         let (dx, dy) = (&mut gradients.dx, &gradients.dnormed);
@@ -72,14 +73,16 @@ impl<B: Backend> Decoder<B> {
             if recompute {
                 back.b.gather(&mut stream.x, input, &identity[..positions.len()]);
                 let attend = Attend::Whole(back.sequences);
-                let mut pass = Pass::new(&mut *back.b, &spans, attend, true);
+                let mut pass = Pass::new(&mut *back.b, &spans, attend, true, uses);
                 self.run_layer(&mut pass, layer, (stream, state), positions, identity);
+                uses = pass.uses;
             }
             self.mlp_backward(&mut back, layer, stream, state, gradients);
             if layer > 0 || back.attention {
                 self.attention_backward(&mut back, layer, stream, (input, state), gradients);
             }
         }
+        spans.keep(uses, lists);
     }
 
     fn mlp_backward(

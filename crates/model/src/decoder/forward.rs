@@ -28,7 +28,7 @@ pub(super) struct Pass<'p, 'a, B: Backend> {
     /// Whether backward will read each layer's state.
     keep: bool,
     /// Used again for each op.
-    uses: Vec<LoraUse<'a, B::Lora>>,
+    pub(super) uses: Vec<LoraUse<'a, B::Lora>>,
 }
 
 impl<'p, 'a, B: Backend> Pass<'p, 'a, B> {
@@ -37,8 +37,9 @@ impl<'p, 'a, B: Backend> Pass<'p, 'a, B> {
         spans: &'p Spans<'a, B>,
         attend: Attend<'p, B>,
         keep: bool,
+        uses: Vec<LoraUse<'a, B::Lora>>,
     ) -> Self {
-        Self { b, spans, attend, keep, uses: Vec::new() }
+        Self { b, spans, attend, keep, uses }
     }
 }
 
@@ -62,7 +63,7 @@ impl<B: Backend> Decoder<B> {
     /// Embeds the tokens and runs them through every layer; leaves the residual stream in the workspace.
     pub(super) fn run_layers(
         &self,
-        mut pass: Pass<'_, '_, B>,
+        pass: &mut Pass<'_, '_, B>,
         workspace: &mut Workspace<B>,
         tokens: &[u32],
         keep: Keep,
@@ -75,7 +76,7 @@ impl<B: Backend> Decoder<B> {
                 pass.b.gather(&mut inputs[layer], &stream.x, &identity[..tokens.len()]);
             }
             let state = &mut layers[if keep == Keep::States { layer } else { 0 }];
-            self.run_layer(&mut pass, layer, (stream, state), positions, identity);
+            self.run_layer(pass, layer, (stream, state), positions, identity);
         }
     }
 
