@@ -14,39 +14,49 @@ use tinsmith_backend::{Error, RawMatrix, Result};
 
 use crate::{lanes::LANES, weight::decode};
 
-/// One cache line, one vector.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; LANES]);
-
 /// Floats on cache lines, exactly as many as were asked for at most; new floats are zero.
-#[derive(Clone, Default)]
-pub(crate) struct Buffer(Vec<Line>);
+///
+/// Large ones take up memory as they are touched: the system's zero pages come only to allocations without
+/// an alignment of their own, so the first float on a cache line is found by hand.
+#[derive(Default)]
+pub(crate) struct Buffer {
+    memory: Vec<f32>,
+    /// Where the first cache line begins.
+    first: usize,
+    /// Whole lines.
+    floats: usize,
+}
 
 impl Buffer {
+    pub(crate) const EMPTY: Self = Self { memory: Vec::new(), first: 0, floats: 0 };
+
     pub(crate) fn zeros(floats: usize) -> Result<Self> {
-        let lines = floats.div_ceil(LANES);
-        if lines == 0 {
-            return Ok(Self::default());
+        if floats == 0 {
+            return Ok(Self::EMPTY);
         }
-        let none = Error::OutOfMemory { bytes: lines.saturating_mul(size_of::<Line>()) };
-        let Ok(layout) = Layout::array::<Line>(lines) else { return Err(none) };
+        let none = Error::OutOfMemory { bytes: floats.saturating_mul(size_of::<f32>()) };
+        let Some(floats) = floats.checked_next_multiple_of(LANES) else { return Err(none) };
+        let Ok(layout) = Layout::array::<f32>(floats.saturating_add(LANES)) else {
+            return Err(none);
+        };
         // SAFETY: the layout has a size. A vector's memory is the global allocator's, in the layout of
-        // its capacity; all bits zero are a line of zeros.
-        unsafe {
-            let memory = alloc_zeroed(layout).cast::<Line>();
+        // its capacity; all bits zero are zeros.
+        let memory = unsafe {
+            let memory = alloc_zeroed(layout).cast::<f32>();
             if memory.is_null() {
                 return Err(none);
             }
-            Ok(Self(Vec::from_raw_parts(memory, lines, lines)))
-        }
+            Vec::from_raw_parts(memory, floats + LANES, floats + LANES)
+        };
+        let first = memory.as_ptr().align_offset(LANES * size_of::<f32>());
+        Ok(Self { memory, first, floats })
     }
 
     /// Makes room for at least `floats` floats; contents become unspecified. What was there is freed
     /// first.
     pub(crate) fn try_renew(&mut self, floats: usize) -> Result<()> {
-        if floats.div_ceil(LANES) > self.0.len() {
-            self.0 = Vec::new();
+        if floats > self.floats {
+            *self = Self::EMPTY;
             *self = Self::zeros(floats)?;
         }
         Ok(())
@@ -59,41 +69,39 @@ impl Buffer {
 
     /// Makes room for at least `floats` floats and keeps what is there.
     pub(crate) fn grow(&mut self, floats: usize) {
-        let lines = floats.div_ceil(LANES);
-        if lines > self.0.len() {
-            self.0.reserve_exact(lines - self.0.len());
-            self.0.resize(lines, Line([0.0; LANES]));
+        if floats > self.floats {
+            let mut grown = Self::zeros(floats).expect("the planned memory is there");
+            grown.floats_mut()[..self.floats].copy_from_slice(self.floats());
+            *self = grown;
         }
     }
 
     pub(crate) fn pointer(&self) -> *const f32 {
-        self.0.as_ptr().cast()
+        self.floats().as_ptr()
     }
 
     pub(crate) fn pointer_mut(&mut self) -> *mut f32 {
-        self.0.as_mut_ptr().cast()
+        self.floats_mut().as_mut_ptr()
     }
 
     pub(crate) fn floats(&self) -> &[f32] {
-        // SAFETY: lines are arrays of floats without padding, and all are initialized.
-        unsafe { std::slice::from_raw_parts(self.pointer(), self.0.len() * LANES) }
+        &self.memory[self.first..self.first + self.floats]
     }
 
     pub(crate) fn floats_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as in `floats`, and the borrow is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer_mut(), self.0.len() * LANES) }
+        &mut self.memory[self.first..self.first + self.floats]
     }
 }
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} floats", self.0.len() * LANES)
+        write!(f, "{} floats", self.floats)
     }
 }
 
 thread_local! {
-    static SCRATCH: Cell<Buffer> = const { Cell::new(Buffer(Vec::new())) };
-    static ROUNDED: Cell<Buffer> = const { Cell::new(Buffer(Vec::new())) };
+    static SCRATCH: Cell<Buffer> = const { Cell::new(Buffer::EMPTY) };
+    static ROUNDED: Cell<Buffer> = const { Cell::new(Buffer::EMPTY) };
 }
 
 /// Lends this thread's scratch, with at least `floats` floats of any content.
