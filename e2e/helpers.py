@@ -44,6 +44,20 @@ def plain_datum(tokens):
     )
 
 
+def episode(prompt, sequence, advantage):
+    """What the losses of reinforcement learning read of one sampled sequence."""
+    tokens = prompt + list(sequence.tokens)
+    pad = [0.0] * (len(prompt) - 1)
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(tokens[:-1]),
+        loss_fn_inputs={
+            "target_tokens": tokens[1:],
+            "logprobs": pad + list(sequence.logprobs),
+            "advantages": pad + [advantage] * len(sequence.tokens),
+        },
+    )
+
+
 def result(future):
     return future.result(timeout=WAIT_SECONDS)
 

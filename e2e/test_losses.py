@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import ADAM, datum, logprobs, question, result, user_error
+from helpers import ADAM, datum, episode, logprobs, question, result, user_error
 from tinker import TensorData, types
 
 PROMPT = "What is the colour of the tin?"
@@ -34,21 +34,8 @@ def samples(server):
         prompt = question("Tell me a story.")
         params = types.SamplingParams(max_tokens=12, temperature=1.0, stop=[], seed=3)
         sequences = result(sampler.sample(types.ModelInput.from_ints(prompt), 6, params)).sequences
-        data = []
-        for number, sequence in enumerate(sequences):
-            tokens = prompt + list(sequence.tokens)
-            pad = [0.0] * (len(prompt) - 1)
-            data.append(
-                types.Datum(
-                    model_input=types.ModelInput.from_ints(tokens[:-1]),
-                    loss_fn_inputs={
-                        "target_tokens": tokens[1:],
-                        "logprobs": pad + list(sequence.logprobs),
-                        "advantages": pad + [number / 2 - 1.25] * len(sequence.tokens),
-                    },
-                )
-            )
-        return data
+        numbered = enumerate(sequences)
+        return [episode(prompt, sequence, number / 2 - 1.25) for number, sequence in numbered]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import families
 import pytest
 import torch
-from helpers import plain_datum, result
+from helpers import episode, plain_datum, result
 from tinker import types
 
 FAMILIES = sorted(families.FAMILIES)
@@ -61,19 +61,6 @@ def test_supervised(family_service, family):
         losses.append(result(forward_backward).metrics["loss:sum"])
         result(optim_step)
     assert losses[-1] < 0.5 * losses[0], losses
-
-
-def episode(prompt, sequence, advantage):
-    tokens = prompt + list(sequence.tokens)
-    pad = [0.0] * (len(prompt) - 1)
-    return types.Datum(
-        model_input=types.ModelInput.from_ints(tokens[:-1]),
-        loss_fn_inputs={
-            "target_tokens": tokens[1:],
-            "logprobs": pad + list(sequence.logprobs),
-            "advantages": pad + [advantage] * len(sequence.tokens),
-        },
-    )
 
 
 @pytest.mark.parametrize("loss", sorted(SETTINGS))

@@ -1,6 +1,6 @@
 """A reinforcement-learning loop with importance sampling, as the cookbook writes it."""
 
-from helpers import question, result, tokenizer
+from helpers import episode, question, result, tokenizer
 from tinker import types
 
 GROUP = 16
@@ -27,19 +27,8 @@ def test_reward_rises(service):
             scores = [reward(sequence.tokens) for sequence in sequences]
             mean = sum(scores) / len(scores)
             rewards += scores
-            for sequence, score in zip(sequences, scores):
-                tokens = prompt + list(sequence.tokens)
-                pad = [0.0] * (len(prompt) - 1)
-                data.append(
-                    types.Datum(
-                        model_input=types.ModelInput.from_ints(tokens[:-1]),
-                        loss_fn_inputs={
-                            "target_tokens": tokens[1:],
-                            "logprobs": pad + list(sequence.logprobs),
-                            "advantages": pad + [score - mean] * len(sequence.tokens),
-                        },
-                    )
-                )
+            pairs = zip(sequences, scores)
+            data += [episode(prompt, sequence, score - mean) for sequence, score in pairs]
         means.append(sum(rewards) / len(rewards))
         forward_backward = training.forward_backward(data, "importance_sampling")
         optim_step = training.optim_step(types.AdamParams(learning_rate=1e-2))
