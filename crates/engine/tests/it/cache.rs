@@ -7,19 +7,11 @@ use tinsmith_engine::{
 };
 
 use crate::tiny::{
-    CpuEngine, SplitMix64, bits, config, engine, job, run_all, run_one, sample, sampled, spec,
+    BASE, CpuEngine, SplitMix64, base, bits, config, job, run_all, run_one, sample, sampled, spec,
     train_a_little,
 };
 
 const TILE: usize = 32;
-const BASE: SamplerKey = SamplerKey(0);
-
-fn base(config: Config) -> CpuEngine {
-    let mut engine = engine(1, config);
-    engine.create_sampler(BASE, "a", None).unwrap();
-    engine
-}
-
 fn draw(engine: &mut CpuEngine, sampler: SamplerKey, job: SampleJob) -> SampleOutput {
     sampled(run_one(engine, sample(sampler, job)))
 }

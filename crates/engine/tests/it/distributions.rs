@@ -1,22 +1,17 @@
 //! What is drawn, against the exact probabilities: chi-square tests at fixed seeds, p above 1e-4.
 
-use tinsmith_engine::{Drawn, PromptTargets, SampleJob, SamplerKey};
+use tinsmith_engine::{Drawn, PromptTargets, SampleJob};
 
-use crate::tiny::{CpuEngine, SplitMix64, VOCAB, config, engine, job, run_one, sample, sampled};
+use crate::tiny::{
+    BASE, CpuEngine, SplitMix64, VOCAB, base, config, job, run_one, sample, sampled,
+};
 
-const BASE: SamplerKey = SamplerKey(0);
 /// Samples of one job.
 const SAMPLES: usize = 128;
 /// So that there are more than 20,000 draws.
 const JOBS: u64 = 160;
 /// The normal deviate that is exceeded with a probability of 1e-4.
 const DEVIATE_MAX: f64 = 3.719;
-
-fn base() -> CpuEngine {
-    let mut engine = engine(1, config());
-    engine.create_sampler(BASE, "a", None).unwrap();
-    engine
-}
 
 fn prompt() -> Vec<u32> {
     SplitMix64(21).tokens(12)
@@ -108,7 +103,7 @@ fn check(what: &str, cells: impl Iterator<Item = usize>, p: &[f64]) {
 
 #[test]
 fn draws_follow_temperature_top_k_and_top_p() {
-    let mut engine = base();
+    let mut engine = base(config());
     let plain = plain(&mut engine);
     let free = job(&prompt(), 1);
     let cases = [
@@ -128,7 +123,7 @@ fn draws_follow_temperature_top_k_and_top_p() {
 
 #[test]
 fn samples_of_one_job_are_independent() {
-    let mut engine = base();
+    let mut engine = base(config());
     let request = SampleJob { top_k: Some(4), ..job(&prompt(), 1) };
     let p = exact(&plain(&mut engine), &request);
     let drawn = draws(&mut engine, &request);
@@ -146,7 +141,7 @@ fn samples_of_one_job_are_independent() {
 
 #[test]
 fn alternatives_follow_the_temperature_alone() {
-    let mut engine = base();
+    let mut engine = base(config());
     let plain = plain(&mut engine);
     let prompt = [prompt(), vec![1]].concat();
     let (k, positions) = (128, prompt.len() - 1);

@@ -1,25 +1,11 @@
 //! What ends a sample, and what it may ask for.
 
-use tinsmith_engine::{
-    Config, Engine, SampleJob, SampleOutput, SamplerKey, Stop, StopReason, Ticket, Work,
-};
+use tinsmith_engine::{Config, Engine, SampleJob, SamplerKey, Stop, StopReason, Ticket, Work};
 
 use crate::tiny::{
-    CONTEXT, CpuEngine, END, SplitMix64, VOCAB, bits, config, engine, engine_ended_by, job,
-    run_one, sample, sampled, text_of,
+    BASE, CONTEXT, CpuEngine, END, SplitMix64, VOCAB, base, bits, config, draw, engine_ended_by,
+    job, sample, sampled, text_of,
 };
-
-const BASE: SamplerKey = SamplerKey(0);
-
-fn base(config: Config) -> CpuEngine {
-    let mut engine = engine(1, config);
-    engine.create_sampler(BASE, "a", None).unwrap();
-    engine
-}
-
-fn draw(engine: &mut CpuEngine, job: SampleJob) -> SampleOutput {
-    sampled(run_one(engine, sample(BASE, job)))
-}
 
 fn free_run(engine: &mut CpuEngine) -> (SampleJob, Vec<u32>) {
     let request = job(&SplitMix64(11).tokens(9), 120);

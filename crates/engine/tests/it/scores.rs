@@ -1,20 +1,8 @@
 //! What a sample tells beside its tokens: of its prompt, of likely tokens, of given ones.
 
-use tinsmith_engine::{Config, Drawn, PromptTargets, SampleJob, SampleOutput, SamplerKey};
+use tinsmith_engine::{Config, Drawn, PromptTargets, SampleJob};
 
-use crate::tiny::{CpuEngine, SplitMix64, VOCAB, config, engine, job, run_one, sample, sampled};
-
-const BASE: SamplerKey = SamplerKey(0);
-
-fn base(config: Config) -> CpuEngine {
-    let mut engine = engine(1, config);
-    engine.create_sampler(BASE, "a", None).unwrap();
-    engine
-}
-
-fn draw(engine: &mut CpuEngine, job: SampleJob) -> SampleOutput {
-    sampled(run_one(engine, sample(BASE, job)))
-}
+use crate::tiny::{BASE, CpuEngine, SplitMix64, VOCAB, base, config, draw, job, sample};
 
 fn bits(logprobs: &[f32]) -> Vec<u32> {
     logprobs.iter().map(|logprob| logprob.to_bits()).collect()

@@ -165,6 +165,21 @@ pub(crate) fn engine(threads: usize, config: Config) -> CpuEngine {
     engine_on(threads, Kernels::f32(), config)
 }
 
+/// The sampler of [`base`].
+pub(crate) const BASE: SamplerKey = SamplerKey(0);
+
+/// An engine on one thread with a sampler of the base model.
+pub(crate) fn base(config: Config) -> CpuEngine {
+    let mut engine = engine(1, config);
+    engine.create_sampler(BASE, "a", None).unwrap();
+    engine
+}
+
+/// What a job of the base model's sampler gives.
+pub(crate) fn draw(engine: &mut CpuEngine, job: SampleJob) -> SampleOutput {
+    sampled(run_one(engine, sample(BASE, job)))
+}
+
 pub(crate) fn engine_on(threads: usize, kernels: Kernels, config: Config) -> CpuEngine {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
