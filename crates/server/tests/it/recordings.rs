@@ -41,7 +41,7 @@ const LEFT_OUT: [&str; 20] = [
 
 #[tokio::test]
 async fn recordings_of_0_38_0_are_answered_alike() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../types/tests/golden/0.38.0");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../recordings/0.38.0");
     let mut names: Vec<String> = fs::read_dir(folder.clone())
         .expect("the golden files of the wire")
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -7,12 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 use tinsmith_types::error::ErrorBody;
 use tinsmith_types::json::{self, Request};
+use tinsmith_types::proto;
 use tinsmith_types::queued::QueuedRequest;
 use tinsmith_types::{
     checkpoints, futures, runs, sampling, service, session, telemetry, training, weights,
 };
 
-use super::{Result, round_trip, same};
+use super::{Result, has_all_of, round_trip};
 
 type Check = fn(&Value) -> Result;
 
@@ -23,7 +24,7 @@ pub(super) fn name(request: &Value) -> String {
     for i in 1..segments.len() {
         let is_id = match segments[i - 1] {
             "sessions" => segments[i] != "search",
-            "training_runs" | "samplers" | "dl" => true,
+            "training_runs" | "models" | "samplers" | "dl" => true,
             "weights" | "sampler_weights" | "external_weights" => true,
             _ => false,
         };
@@ -51,6 +52,18 @@ pub(super) fn request(endpoint: &str) -> Option<Check> {
         "POST create_model" => |body| {
             queued("create_model", body)?;
             read::<training::CreateModelRequest>(body)
+        },
+        "POST forward" => |body| {
+            read::<training::ForwardRequest>(body)?;
+            batch::<training::ForwardRequest>(body)
+        },
+        "POST forward_backward" => |body| {
+            read::<training::ForwardBackwardRequest>(body)?;
+            batch::<training::ForwardBackwardRequest>(body)
+        },
+        "POST unload_model" => |body| {
+            queued("unload_model", body)?;
+            read::<training::UnloadModelRequest>(body)
         },
         "POST optim_step" => |body| {
             queued("optim_step", body)?;
@@ -104,7 +117,9 @@ pub(super) fn response(endpoint: &str, exchange: &Value) -> Option<Check> {
         "POST telemetry" => round_trip::<telemetry::TelemetryResponse>,
         "POST get_info" => round_trip::<training::GetInfoResponse>,
         "POST create_model"
+        | "POST forward"
         | "POST forward_backward"
+        | "POST unload_model"
         | "POST optim_step"
         | "POST save_weights"
         | "POST save_weights_for_sampler"
@@ -117,7 +132,7 @@ pub(super) fn response(endpoint: &str, exchange: &Value) -> Option<Check> {
         "POST weights_info" => round_trip::<weights::WeightsInfoResponse>,
         "GET training_runs" => round_trip::<runs::ListTrainingRunsResponse>,
         "GET training_runs/*" => round_trip::<runs::TrainingRun>,
-        "GET checkpoints" | "GET training_runs/*/checkpoints" => {
+        "GET checkpoints" | "GET training_runs/*/checkpoints" | "GET models/*/checkpoints" => {
             round_trip::<checkpoints::ListCheckpointsResponse>
         }
         poll if poll.starts_with("POST retrieve_future ") => return result(poll, json),
@@ -140,6 +155,7 @@ fn result(poll: &str, json: &Value) -> Option<Check> {
         "CreateModel" => round_trip::<training::CreateModelResponse>,
         "Forward" | "ForwardBackward" => round_trip::<training::ForwardBackwardOutput>,
         "OptimStep" => round_trip::<training::OptimStepResponse>,
+        "UnloadModel" => round_trip::<training::UnloadModelResponse>,
         "SaveWeights" => round_trip::<weights::SaveWeightsResponse>,
         "SaveWeightsForSampler" => round_trip::<weights::SaveWeightsForSamplerResponse>,
         "LoadWeights" => round_trip::<weights::LoadWeightsResponse>,
@@ -148,12 +164,33 @@ fn result(poll: &str, json: &Value) -> Option<Check> {
     })
 }
 
-fn read<T: Debug + Request + Serialize>(recorded: &Value) -> Result {
+/// Reads a recorded request as a `T`, which has every field of it, and says the same when it is read
+/// again. What it writes may be more: older SDKs leave defaults out.
+fn read<T: Debug + PartialEq + Request + Serialize>(recorded: &Value) -> Result {
     let read = json::read::<T>(recorded.to_string().as_bytes())?;
     if !read.unknown_fields.is_empty() {
         return Err(format!("has unknown fields {:?}", read.unknown_fields).into());
     }
-    same(recorded, &serde_json::to_value(&read.request)?)
+    let written = serde_json::to_value(&read.request)?;
+    has_all_of(recorded, &written)?;
+    let again = json::read::<T>(written.to_string().as_bytes())?;
+    if again != read {
+        return Err(format!("is read as {read:?}, and written and read again as {again:?}").into());
+    }
+    Ok(())
+}
+
+/// A batch in JSON is stored in its protobuf form.
+fn batch<T: Request>(recorded: &Value) -> Result
+where
+    proto::ForwardBackwardRequest: TryFrom<T, Error = tinsmith_types::Error>,
+{
+    let request = json::read::<T>(recorded.to_string().as_bytes())?.request;
+    let queued = QueuedRequest::from_proto(request.try_into()?);
+    if QueuedRequest::decode(queued.kind_name(), &queued.encode())? != queued {
+        return Err("does not survive being stored".into());
+    }
+    Ok(())
 }
 
 /// What is stored of a request says the same as the request, and is canonical.

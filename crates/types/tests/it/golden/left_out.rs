@@ -50,31 +50,31 @@ const KEYS: &str = "keys are not exchanged for tokens, nor managed over HTTP";
 
 pub(super) const LEFT_OUT: &[LeftOut] = &[
     LeftOut {
-        file: "behaviour.future.failed_unknown_category.json",
+        file: "0.38.0/behaviour.future.failed_unknown_category",
         exchange: 1,
         side: "response",
         why: "faulty on purpose: its category does not exist and reads as `unknown`",
     },
     LeftOut {
-        file: "behaviour.future.schema_mismatch.json",
+        file: "0.38.0/behaviour.future.schema_mismatch",
         exchange: 1,
         side: "response",
         why: "faulty on purpose: a result without its required field",
     },
     LeftOut {
-        file: "behaviour.status.200_schema.json",
+        file: "0.38.0/behaviour.status.200_schema",
         exchange: 0,
         side: "response",
         why: "faulty on purpose: an answer of another shape",
     },
     LeftOut {
-        file: "cli.run_list_all.json",
+        file: "0.38.0/cli.run_list_all",
         exchange: 2,
         side: "response",
         why: "cut off in the recording; `cli.run_list.json` has the same shape",
     },
     LeftOut {
-        file: "cli.run_list_all.json",
+        file: "0.38.0/cli.run_list_all",
         exchange: 3,
         side: "response",
         why: "cut off in the recording; `cli.run_list.json` has the same shape",
