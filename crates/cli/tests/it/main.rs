@@ -1,5 +1,9 @@
-//! The binary, given what it cannot use: one line that says what is wrong, and exit code 1.
+//! The binary: what it says to what it cannot use, and what it answers to every recorded request.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod conversation;
+mod recording;
 mod refusals;
+mod replay;
+mod server;

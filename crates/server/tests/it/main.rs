@@ -4,7 +4,6 @@
 
 mod bodies;
 mod harness;
-mod recordings;
 mod routes;
 mod serve;
 mod worker;

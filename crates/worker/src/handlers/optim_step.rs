@@ -37,10 +37,11 @@ pub(crate) fn work<B: Backend>(
     Ok(Work::OptimStep { run: run.key, params })
 }
 
-/// `{"metrics": …}`. What others did to the run's door is no part of the digest.
+/// `{"type": "optim_step", "metrics": …}`. What others did to the run's door is no part of the digest.
 pub(crate) fn result(mut metrics: BTreeMap<String, f64>, failed: u64) -> (Bytes, Option<Digest>) {
     let digest = convert::digest(&convert::json(&serde_json::json!({ "metrics": metrics })));
     #[expect(clippy::cast_precision_loss, reason = "a count of requests")]
     metrics.insert(FAILED_METRIC.to_owned(), failed as f64);
-    (convert::json(&serde_json::json!({ "metrics": metrics })), Some(digest))
+    let result = serde_json::json!({ "type": "optim_step", "metrics": metrics });
+    (convert::json(&result), Some(digest))
 }

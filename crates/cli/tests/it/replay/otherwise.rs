@@ -1,0 +1,74 @@
+//! What is answered otherwise than it was recorded, and why.
+
+use std::collections::BTreeSet;
+
+/// Version and operation, what is answered, and why. A star stands for anything.
+const OTHERWISE: &[(&str, &str, &str)] = &[
+    (
+        "*/forward_backward.image",
+        "* 200 {\"error\":\"data[0].model_input.chunks[1] is an image*",
+        TEXT,
+    ),
+    ("*/forward_backward.dmel", "* 200 {\"error\":\"data[0].model_input.chunks[1] is audio*", TEXT),
+    ("*/sample_image_prompt", "POST asample 400 *prompt.chunks[1] is an image*", TEXT),
+    (
+        "*/create_lora_training_client_dimuon",
+        "POST create_model 400 *unsupported_optimizer*",
+        DIMUON,
+    ),
+    ("*/create_lora_training_client_dimuon", "POST get_info 404 *", DIMUON),
+    ("*/optim_step_dimuon", "* 200 {\"error\":\"optimizer_params.type is *dimuon*", DIMUON),
+    ("*/behaviour.future.json_for_fwdbwd", "*x-protobuf\" instead of \"application/json\"", FAULTY),
+    ("*/behaviour.sample.json_payload", "*x-protobuf\" instead of \"application/json\"", FAULTY),
+    (
+        "*/behaviour.pool.400_*",
+        "POST create_model 400 *base_model \\\"x\\\" is not offered*",
+        FAULTY,
+    ),
+    ("*/behaviour.train.create_model_400", "POST create_model 400 *is not offered*", FAULTY),
+    ("*/behaviour.misc.session_messages", "POST create_session without *_message", MESSAGES),
+    ("*/behaviour.jwt.*", "POST client/config without pjwt_auth_enabled", KEYS),
+    ("*/cli.auth_whoami", "POST client/config without pjwt_auth_enabled", KEYS),
+    ("*", "*no such endpoint*", AWAITED),
+    ("*/rest.search_sessions", "*method_not_allowed*", AWAITED),
+    ("*/create_training_client_from_state_full", "*weights_access_token*", AWAITED),
+    ("*/create_training_client_from_state_full", "POST get_info 404 *", AWAITED),
+    ("*/forward_backward.gspo", "*is unknown*", AWAITED),
+    ("*/forward_backward.stable_reinforce", "*is unknown*", AWAITED),
+    ("*/behaviour.loss.forward_backward_custom", "*is unknown*", AWAITED),
+    ("*/cli.checkpoint_download_training", "* 404 *", AWAITED),
+    (
+        "*/save_weights_and_get_sampling_client.inflight",
+        "*is not supported by this server*",
+        AWAITED,
+    ),
+];
+
+const TEXT: &str = "the models that are offered read text, and the answer says so";
+const DIMUON: &str = "its definition is not public, and the answer says so";
+const FAULTY: &str = "the recorded answer, or the request, is wrong on purpose";
+const MESSAGES: &str = "this server has nothing to tell";
+const KEYS: &str = "keys are exchanged for tokens where a setting says so";
+/// Not served yet; served things need not be taken off this list at once.
+const AWAITED: &str = "not served yet";
+
+/// The entry that has this difference.
+pub(super) fn reason(operation: &str, line: &str) -> Option<usize> {
+    OTHERWISE
+        .iter()
+        .position(|(operations, text, _)| fits(operations, operation) && fits(text, line))
+}
+
+/// Entries that nothing needs any more.
+pub(super) fn unused(used: &BTreeSet<usize>) -> Vec<String> {
+    let entries = OTHERWISE.iter().enumerate();
+    let entries = entries.filter(|(i, entry)| !used.contains(i) && entry.2 != AWAITED);
+    entries.map(|(_, entry)| format!("is listed, and is answered as recorded: {entry:?}")).collect()
+}
+
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(text) = text.strip_prefix(head) else { return false };
+    let ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+    ends.into_iter().any(|at| fits(rest, &text[at..]))
+}
