@@ -17,7 +17,7 @@ mod work;
 pub use config::Config;
 pub use engine::Engine;
 pub use error::{Error, Result};
-pub use loss::loss_inputs;
+pub use loss::{Evaluation, LossChoice, SequenceLoss, loss_inputs};
 pub use plan::{
     Plan, longest_datum, run_bytes, sampler_bytes, sampling_step_bytes, training_step_bytes,
 };

@@ -13,13 +13,15 @@ use std::collections::BTreeMap;
 use tinsmith_backend::Backend;
 
 pub(crate) use check::check_ids;
-pub(crate) use run::Run;
-#[cfg(test)]
-pub(crate) use run::f32_of;
+pub(crate) use run::{Run, f32_of};
 
 use crate::{
-    AdamParams, Config, Datum, Error, Failure, LoraSpec, Result, RunKey, Ticket, device::Device,
-    engine::Finished, error::failure, loss::Loss, optim::adamw,
+    AdamParams, Config, Datum, Error, Failure, LoraSpec, Result, RunKey, Ticket,
+    device::Device,
+    engine::Finished,
+    error::failure,
+    loss::{Chosen, LossChoice},
+    optim::adamw,
 };
 use check::{Limits, check_datums};
 use pack::{Head, Kind, pack};
@@ -41,7 +43,7 @@ pub(crate) struct Trainer<B: Backend> {
 #[derive(Debug)]
 pub(crate) struct ForwardRequest {
     pub(crate) datums: Vec<Datum>,
-    pub(crate) loss: String,
+    pub(crate) loss: LossChoice,
     pub(crate) config: BTreeMap<String, f64>,
     pub(crate) forward_only: bool,
 }
@@ -139,16 +141,15 @@ impl<B: Backend> Trainer<B> {
     ) -> Result<()> {
         let queued = self.queued();
         let run = self.get_mut(key)?;
-        let loss = Loss::find(&request.loss)?;
-        let options = loss.read_options(&request.config)?;
+        let loss = Chosen::new(request.loss, &request.config)?;
         let limits = Limits {
             vocab_size: device.decoder.config().vocab_size,
             positions_max: config.train_context_max,
             tokens_max: device.longest_datum(config, run.adapter.spec().rank),
         };
-        check_datums(loss, &options, &request.datums, &limits)?;
+        check_datums(&loss, &request.datums, &limits)?;
         check_room(config, queued)?;
-        let job = ForwardJob::new(ticket, loss, options, request);
+        let job = ForwardJob::new(ticket, loss, request.datums, request.forward_only);
         run.queue.push_back(Job::Forward(job));
         Ok(())
     }
@@ -194,12 +195,12 @@ impl<B: Backend> Trainer<B> {
         if chosen.is_empty() {
             return;
         }
-        let computed = microbatch::compute(device, config, &mut self.runs, &chosen);
+        let mut computed = microbatch::compute(device, config, &mut self.runs, &chosen);
         for (key, &count) in &chosen {
             let run = self.runs.get_mut(key).expect("no run left during the step");
-            match &computed {
+            match &mut computed {
                 Ok(computed) => {
-                    run.settle(&mut device.backend, count, &computed.logprobs[key], done);
+                    run.settle(&mut device.backend, count, computed.take(*key), done);
                 }
                 Err(error) => run.fail(&mut device.backend, failure(error), done),
             }

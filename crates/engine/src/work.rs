@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use tinsmith_backend::Drawn;
 
+use crate::LossChoice;
+
 /// A training run that is resident in the engine; chosen by the caller.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RunKey(pub u64);
@@ -25,9 +27,9 @@ pub enum Work {
         run: RunKey,
         /// The datums, in the order in which their gradients are folded.
         datums: Vec<Datum>,
-        /// A name of the loss registry.
-        loss: String,
-        /// Constants of the loss.
+        /// The loss.
+        loss: LossChoice,
+        /// Constants of a named loss.
         config: BTreeMap<String, f64>,
         /// Leaves the pending gradient alone.
         forward_only: bool,
@@ -57,7 +59,8 @@ pub struct Datum {
     pub targets: Vec<u32>,
     /// Candidates a row.
     pub per_row: usize,
-    /// The loss's other inputs by name, each `[n * per_row]`. Unknown names are ignored.
+    /// The loss's other inputs by name, each `[n * per_row]`, those of a custom loss of whatever length it
+    /// takes. Unknown names are ignored.
     pub values: BTreeMap<String, Vec<f32>>,
 }
 

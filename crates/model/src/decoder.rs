@@ -3,6 +3,8 @@
 mod backward;
 mod forward;
 
+use std::ops::Range;
+
 use tinsmith_backend::{Ask, Backend, Coefficients, Drawn, Unembedding};
 
 use crate::{
@@ -92,13 +94,24 @@ impl<B: Backend> Decoder<B> {
         logprobs: &mut [f32],
     ) -> Result<()> {
         self.train_pass(b, workspace, batch, Keep::Nothing)?;
+        self.score(b, workspace, batch, logprobs);
+        Ok(())
+    }
+
+    /// Scores the rows of a pass.
+    fn score(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &TrainBatch<'_, B>,
+        logprobs: &mut [f32],
+    ) {
         let Workspace { stream, lists, .. } = workspace;
         let (spans, mut uses) = (Spans::train(&batch.groups, lists), lists.uses());
         spans.fill(Site::Unembed, &mut uses);
         b.rms_norm(&mut stream.normed, &stream.x, &self.final_norm, self.config.rms_eps);
         b.score(logprobs, &stream.normed, self.unembedding(), &uses, batch.targets);
         spans.keep(uses, lists);
-        Ok(())
     }
 
     /// Computes logprobs, asks for their coefficients, and adds to each group's gradient.
@@ -114,6 +127,43 @@ impl<B: Backend> Decoder<B> {
         batch: &mut TrainBatch<'_, B>,
         coefficients: &mut Coefficients<'_>,
     ) -> Result<()> {
+        self.pass_for_gradients(b, workspace, batch)?;
+        self.backward(b, workspace, batch, coefficients);
+        Ok(())
+    }
+
+    /// As [`Decoder::forward_backward`], to the bit, but asks for the coefficients of all rows at once, after
+    /// all are scored: one pass more over the logits, whose `logprobs`, `[rows * per_row]`, are given back.
+    ///
+    /// # Errors
+    /// No room on the device; then no gradient has been touched.
+    pub fn forward_backward_whole(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &mut TrainBatch<'_, B>,
+        logprobs: &mut [f32],
+        coefficients: &mut Coefficients<'_>,
+    ) -> Result<()> {
+        self.pass_for_gradients(b, workspace, batch)?;
+        self.score(b, workspace, batch, logprobs);
+        let mut known = vec![0.0; logprobs.len()];
+        coefficients(0..batch.tokens.len(), logprobs, &mut known);
+        let per_row = batch.targets.per_row;
+        let mut look_up = |rows: Range<usize>, _: &[f32], out: &mut [f32]| {
+            out.copy_from_slice(&known[rows.start * per_row..rows.end * per_row]);
+        };
+        self.backward(b, workspace, batch, &mut look_up);
+        Ok(())
+    }
+
+    /// Runs whole sequences through the layers, and keeps what the way back needs.
+    fn pass_for_gradients(
+        &self,
+        b: &mut B,
+        workspace: &mut Workspace<B>,
+        batch: &TrainBatch<'_, B>,
+    ) -> Result<()> {
         let layers = batch
             .groups
             .iter()
@@ -124,9 +174,7 @@ impl<B: Backend> Decoder<B> {
             (true, true) => Keep::Inputs,
             (true, false) => Keep::States,
         };
-        self.train_pass(b, workspace, batch, keep)?;
-        self.backward(b, workspace, batch, coefficients);
-        Ok(())
+        self.train_pass(b, workspace, batch, keep)
     }
 
     /// Runs rows through the layers, over and into the cache; [`Decoder::sample`]

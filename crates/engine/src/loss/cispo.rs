@@ -3,7 +3,7 @@
 //! `MiniMax-M1` 2025, equation 4: the clipped ratio only weighs, so that no token loses its gradient.
 
 use super::{
-    Loss, Term,
+    Loss, Rule, Term, TokenRule,
     policy::{
         ADVANTAGES, CLIPPED_HIGH, CLIPPED_LOW, HIGH, KL, LOGPROBS, LOW, RATIO_MAX, TOKENS,
         advantage, bounds, clipped, counted, crossed, ratio,
@@ -16,9 +16,11 @@ pub(crate) const CISPO: Loss = Loss {
     options: &bounds(0.0, 4.0),
     candidates: false,
     problem: crossed,
-    surrogate: |logprob, term| coefficient(term) * logprob,
-    coefficient,
-    metrics: &[TOKENS, RATIO_MAX, KL, CLIPPED_LOW, CLIPPED_HIGH],
+    rule: Rule::Token(TokenRule {
+        surrogate: |logprob, term| coefficient(term) * logprob,
+        coefficient,
+        metrics: &[TOKENS, RATIO_MAX, KL, CLIPPED_LOW, CLIPPED_HIGH],
+    }),
 };
 
 fn coefficient(term: &Term<'_>) -> f64 {

@@ -4,7 +4,7 @@
 //! with advantage 0 and q 0 is padding (a prompt's): it would be drawn to probability one.
 
 use super::{
-    Constant, Loss, Metric, Reduction, Term,
+    Constant, Loss, Metric, Reduction, Rule, Term, TokenRule,
     policy::{ADVANTAGES, LOGPROBS, advantage},
 };
 
@@ -14,35 +14,37 @@ pub(crate) const DRO: Loss = Loss {
     options: &[Constant { name: "beta", default: 0.05 }],
     candidates: false,
     problem: |term| (beta(term) < 0.0).then(|| format!("beta = {} is below 0", beta(term))),
-    surrogate: |logprob, term| {
-        let distance = logprob - term.inputs[0];
-        let penalty = 0.5 * beta(term) * distance * distance;
-        if padding(term) { 0.0 } else { penalty - logprob * advantage(term) }
-    },
-    coefficient: |term| {
-        let distance = term.logprob - term.inputs[0];
-        if padding(term) { 0.0 } else { beta(term) * distance - advantage(term) }
-    },
-    metrics: &[
-        Metric {
-            name: "tokens:sum",
-            reduction: Reduction::Sum,
-            value: |term| (!padding(term)).then_some(1.0),
+    rule: Rule::Token(TokenRule {
+        surrogate: |logprob, term| {
+            let distance = logprob - term.inputs[0];
+            let penalty = 0.5 * beta(term) * distance * distance;
+            if padding(term) { 0.0 } else { penalty - logprob * advantage(term) }
         },
-        Metric {
-            name: "kl_sampler_learner:sum",
-            reduction: Reduction::Sum,
-            value: |term| (!padding(term)).then(|| term.inputs[0] - term.logprob),
+        coefficient: |term| {
+            let distance = term.logprob - term.inputs[0];
+            if padding(term) { 0.0 } else { beta(term) * distance - advantage(term) }
         },
-        Metric {
-            name: "squared_distance:sum",
-            reduction: Reduction::Sum,
-            value: |term| {
-                let distance = term.logprob - term.inputs[0];
-                (!padding(term)).then_some(distance * distance)
+        metrics: &[
+            Metric {
+                name: "tokens:sum",
+                reduction: Reduction::Sum,
+                value: |term| (!padding(term)).then_some(1.0),
             },
-        },
-    ],
+            Metric {
+                name: "kl_sampler_learner:sum",
+                reduction: Reduction::Sum,
+                value: |term| (!padding(term)).then(|| term.inputs[0] - term.logprob),
+            },
+            Metric {
+                name: "squared_distance:sum",
+                reduction: Reduction::Sum,
+                value: |term| {
+                    let distance = term.logprob - term.inputs[0];
+                    (!padding(term)).then_some(distance * distance)
+                },
+            },
+        ],
+    }),
 };
 
 fn beta(term: &Term<'_>) -> f64 {

@@ -1,7 +1,7 @@
 //! `−Σ exp(logprob − q) · advantage`, with q the logprob under the policy that sampled the token.
 
 use super::{
-    Loss, Term,
+    Loss, Rule, Term, TokenRule,
     policy::{ADVANTAGES, KL, LOGPROBS, RATIO_MAX, TOKENS, advantage, counted, ratio},
 };
 
@@ -11,10 +11,12 @@ pub(crate) const IMPORTANCE_SAMPLING: Loss = Loss {
     options: &[],
     candidates: false,
     problem: |_| None,
-    surrogate: loss,
-    // The ratio is its own derivative.
-    coefficient: |term| loss(term.logprob, term),
-    metrics: &[TOKENS, RATIO_MAX, KL],
+    rule: Rule::Token(TokenRule {
+        surrogate: loss,
+        // The ratio is its own derivative.
+        coefficient: |term| loss(term.logprob, term),
+        metrics: &[TOKENS, RATIO_MAX, KL],
+    }),
 };
 
 fn loss(logprob: f64, term: &Term<'_>) -> f64 {

@@ -1,17 +1,25 @@
 //! The losses, by name.
 //!
-//! A loss is a sum over tokens of a function of the token's logprob; all arithmetic is f64. To add one:
-//! a file beside this that holds a [`Loss`], and a line in [`LOSSES`]. A test differentiates every one.
+//! A loss is a sum over tokens of a function of the token's logprob, or over datums of a function of all
+//! their logprobs; all arithmetic is f64. To add one: a file beside this that holds a [`Loss`], and a line in
+//! [`LOSSES`]. A test differentiates every one.
 
 mod cispo;
 mod cross_entropy;
 mod dro;
 mod exp;
+mod gspo;
 mod importance_sampling;
 mod policy;
 mod ppo;
+mod sequence;
+mod totals;
 
 use std::collections::BTreeMap;
+
+pub(crate) use sequence::{Chosen, TokenLoss, View};
+pub use sequence::{Evaluation, LossChoice, SequenceLoss};
+pub(crate) use totals::Totals;
 
 use crate::{Datum, Error, Result};
 
@@ -22,9 +30,10 @@ pub(crate) const LOSSES: &[&Loss] = &[
     &ppo::PPO,
     &cispo::CISPO,
     &dro::DRO,
+    &gspo::GSPO,
 ];
 
-/// One loss: what it reads, and its term for one token.
+/// One loss: what it reads, and what it makes of that.
 #[derive(Debug)]
 pub(crate) struct Loss {
     pub(crate) name: &'static str,
@@ -36,6 +45,21 @@ pub(crate) struct Loss {
     pub(crate) candidates: bool,
     /// What is wrong with one token's inputs and constants; its logprob is not known yet.
     pub(crate) problem: fn(term: &Term<'_>) -> Option<String>,
+    pub(crate) rule: Rule,
+}
+
+/// How much of a datum a loss looks at to give one token its gradient.
+#[derive(Debug)]
+pub(crate) enum Rule {
+    /// The token alone.
+    Token(TokenRule),
+    /// All tokens of the datum.
+    Datum(DatumRule),
+}
+
+/// The loss as a sum over tokens.
+#[derive(Debug)]
+pub(crate) struct TokenRule {
     /// The term as a function whose derivative is the gradient: what a loss holds constant there (a ratio
     /// that only weighs, say) is computed from `term.logprob`, and what it differentiates from `logprob`.
     pub(crate) surrogate: fn(logprob: f64, term: &Term<'_>) -> f64,
@@ -43,6 +67,15 @@ pub(crate) struct Loss {
     pub(crate) coefficient: fn(term: &Term<'_>) -> f64,
     /// What it reports beside `loss:sum`.
     pub(crate) metrics: &'static [Metric],
+}
+
+/// The loss as a sum over datums.
+#[derive(Debug)]
+pub(crate) struct DatumRule {
+    /// What is wrong with the inputs of a datum's tokens together; no logprob is known yet.
+    pub(crate) problem: fn(terms: &Terms<'_>) -> Option<String>,
+    /// Writes `dloss/dlogprob` of each token, which are zero before, and gives the value and the metrics.
+    pub(crate) evaluate: fn(terms: &Terms<'_>, coefficients: &mut [f64]) -> Evaluation,
 }
 
 /// A value that a loss reads for each token.
@@ -79,6 +112,44 @@ pub(crate) struct Term<'a> {
     pub(crate) options: &'a [f64],
 }
 
+/// What a loss sees of one datum.
+#[derive(Debug)]
+pub(crate) struct Terms<'a> {
+    /// `[tokens]`.
+    logprobs: Vec<f64>,
+    /// `[tokens, inputs]`.
+    inputs: Vec<f64>,
+    options: &'a [f64],
+}
+
+impl<'a> Terms<'a> {
+    /// Without `logprobs`, they are zero.
+    pub(crate) fn new(
+        loss: &Loss,
+        options: &'a [f64],
+        datum: &Datum,
+        logprobs: Option<&[f32]>,
+    ) -> Self {
+        let columns = loss.columns(datum);
+        let (mut inputs, mut of_token) = (Vec::new(), Vec::new());
+        for index in 0..datum.targets.len() {
+            loss.fill(&columns, index, options, &mut of_token);
+            inputs.extend_from_slice(&of_token);
+        }
+        let logprobs = match logprobs {
+            Some(logprobs) => logprobs.iter().copied().map(f64::from).collect(),
+            None => vec![0.0; datum.targets.len()],
+        };
+        Self { logprobs, inputs, options }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Term<'_>> + Clone {
+        let width = self.inputs.len().checked_div(self.logprobs.len()).unwrap_or(0).max(1);
+        let tokens = self.logprobs.iter().zip(self.inputs.chunks_exact(width));
+        tokens.map(|(&logprob, inputs)| Term { logprob, inputs, options: self.options })
+    }
+}
+
 /// A number that a loss reports.
 #[derive(Debug)]
 pub(crate) struct Metric {
@@ -94,6 +165,21 @@ pub(crate) struct Metric {
 pub(crate) enum Reduction {
     Sum,
     Max,
+    Min,
+    Mean,
+}
+
+impl Reduction {
+    /// Of a metric named `name:reduction`.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        match name.rsplit_once(':')?.1 {
+            "sum" => Some(Self::Sum),
+            "max" => Some(Self::Max),
+            "min" => Some(Self::Min),
+            "mean" => Some(Self::Mean),
+            _ => None,
+        }
+    }
 }
 
 /// The names of the values that a loss reads of a datum, beside its targets.
@@ -104,6 +190,13 @@ pub fn loss_inputs(loss: &str) -> Result<impl Iterator<Item = &'static str>> {
     Ok(Loss::find(loss)?.inputs.iter().map(|input| input.name))
 }
 
+impl TokenRule {
+    /// The term's own value.
+    pub(crate) fn value(&self, term: &Term<'_>) -> f64 {
+        (self.surrogate)(term.logprob, term)
+    }
+}
+
 impl Loss {
     /// The loss of this name.
     pub(crate) fn find(name: &str) -> Result<&'static Self> {
@@ -111,11 +204,6 @@ impl Loss {
             let known: Vec<_> = LOSSES.iter().map(|loss| loss.name).collect();
             Error::user(format!("unknown loss {name:?}; the known ones are {}", known.join(", ")))
         })
-    }
-
-    /// The term's own value.
-    pub(crate) fn value(&self, term: &Term<'_>) -> f64 {
-        (self.surrogate)(term.logprob, term)
     }
 
     /// The loss's constants from a request, defaults filled in.
@@ -160,45 +248,6 @@ impl Loss {
                 (None, Fill::Required) => unreachable!("datums without it were refused"),
             });
         }
-    }
-}
-
-/// The metrics of one request as they gather, token after token.
-#[derive(Clone, Debug)]
-pub(crate) struct Totals {
-    loss: &'static Loss,
-    loss_sum: f64,
-    values: Vec<Option<f64>>,
-}
-
-impl Totals {
-    pub(crate) fn new(loss: &'static Loss) -> Self {
-        Self { loss, loss_sum: 0.0, values: vec![None; loss.metrics.len()] }
-    }
-
-    /// Takes in one token whose term has the value `value`.
-    pub(crate) fn add(&mut self, value: f64, term: &Term<'_>) {
-        self.loss_sum += value;
-        for (metric, total) in self.loss.metrics.iter().zip(&mut self.values) {
-            if let Some(value) = (metric.value)(term) {
-                let merged = total.map_or(value, |total| match metric.reduction {
-                    Reduction::Sum => total + value,
-                    Reduction::Max => total.max(value),
-                });
-                *total = Some(merged);
-            }
-        }
-    }
-
-    /// By `name:reduction`; a metric that no token counted in is zero.
-    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
-        let named = |(metric, value): (&Metric, &Option<f64>)| {
-            (metric.name.to_owned(), value.unwrap_or_default())
-        };
-        let mut metrics: BTreeMap<_, _> =
-            self.loss.metrics.iter().zip(&self.values).map(named).collect();
-        metrics.insert("loss:sum".to_owned(), self.loss_sum);
-        metrics
     }
 }
 

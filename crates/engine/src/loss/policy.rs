@@ -64,11 +64,39 @@ pub(super) fn ratio(logprob: f64, term: &Term<'_>) -> f64 {
 
 /// The ratio within the token's bounds.
 pub(super) fn clipped(ratio: f64, term: &Term<'_>) -> f64 {
-    ratio.max(term.inputs[2]).min(term.inputs[3])
+    clip(ratio, bounds_of(term))
+}
+
+/// The token's own bounds of the ratio: low, high.
+pub(super) fn bounds_of(term: &Term<'_>) -> [f64; 2] {
+    [term.inputs[2], term.inputs[3]]
+}
+
+/// `−min(ratio · advantage, clip(ratio, low, high) · advantage)`.
+pub(super) fn minimum(ratio: f64, advantage: f64, bounds: [f64; 2]) -> f64 {
+    -(ratio * advantage).min(clip(ratio, bounds) * advantage)
+}
+
+/// The derivative of [`minimum`] with respect to the ratio.
+///
+/// At a bound itself it is `PyTorch`'s (2.15): the minimum divides it between its two equal sides, and
+/// `torch.clamp` lets nothing through there, so that half of it remains.
+pub(super) fn slope(ratio: f64, advantage: f64, [low, high]: [f64; 2]) -> f64 {
+    // The minimum is constant where the ratio has gone far enough in the direction that pays.
+    let constant = if advantage > 0.0 { ratio > high } else { ratio < low };
+    if constant {
+        return 0.0;
+    }
+    let share = if ratio == low || ratio == high { 0.5 } else { 1.0 };
+    -share * advantage
+}
+
+fn clip(ratio: f64, [low, high]: [f64; 2]) -> f64 {
+    ratio.max(low).min(high)
 }
 
 /// Bounds that no ratio is between.
 pub(super) fn crossed(term: &Term<'_>) -> Option<String> {
-    let [low, high] = [term.inputs[2], term.inputs[3]];
+    let [low, high] = bounds_of(term);
     (low > high).then(|| format!("{} = {low} is above {} = {high}", LOW.name, HIGH.name))
 }

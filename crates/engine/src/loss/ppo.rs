@@ -1,13 +1,12 @@
 //! `−Σ min(r · advantage, clip(r, low, high) · advantage)`, r being the ratio; the bounds are absolute.
 //!
-//! Schulman et al. 2017, equation 7. At a bound itself the gradient is PyTorch's (2.15): the minimum divides
-//! it between its two equal sides, and `torch.clamp` lets nothing through there, so that half of it remains.
+//! Schulman et al. 2017, equation 7.
 
 use super::{
-    Loss, Term,
+    Loss, Rule, Term, TokenRule,
     policy::{
         ADVANTAGES, CLIPPED_HIGH, CLIPPED_LOW, HIGH, KL, LOGPROBS, LOW, RATIO_MAX, TOKENS,
-        advantage, bounds, clipped, counted, crossed, ratio,
+        advantage, bounds, bounds_of, counted, crossed, minimum, ratio, slope,
     },
 };
 
@@ -17,27 +16,22 @@ pub(crate) const PPO: Loss = Loss {
     options: &bounds(0.8, 1.2),
     candidates: false,
     problem: crossed,
-    surrogate: loss,
-    coefficient,
-    metrics: &[TOKENS, RATIO_MAX, KL, CLIPPED_LOW, CLIPPED_HIGH],
+    rule: Rule::Token(TokenRule {
+        surrogate: loss,
+        coefficient,
+        metrics: &[TOKENS, RATIO_MAX, KL, CLIPPED_LOW, CLIPPED_HIGH],
+    }),
 };
 
 fn loss(logprob: f64, term: &Term<'_>) -> f64 {
     if !counted(term) {
         return 0.0;
     }
-    let (ratio, advantage) = (ratio(logprob, term), advantage(term));
-    -(ratio * advantage).min(clipped(ratio, term) * advantage)
+    minimum(ratio(logprob, term), advantage(term), bounds_of(term))
 }
 
 fn coefficient(term: &Term<'_>) -> f64 {
-    let (ratio, advantage) = (ratio(term.logprob, term), advantage(term));
-    let [low, high] = [term.inputs[2], term.inputs[3]];
-    // The minimum is constant where the ratio has gone far enough in the direction that pays.
-    let constant = if advantage > 0.0 { ratio > high } else { ratio < low };
-    if constant || !counted(term) {
-        return 0.0;
-    }
-    let share = if ratio == low || ratio == high { 0.5 } else { 1.0 };
-    -share * ratio * advantage
+    let ratio = ratio(term.logprob, term);
+    // The ratio is its own derivative.
+    if counted(term) { slope(ratio, advantage(term), bounds_of(term)) * ratio } else { 0.0 }
 }

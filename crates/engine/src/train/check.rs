@@ -2,7 +2,7 @@
 
 use crate::{
     Datum, Error, Result,
-    loss::{Fill, Loss, Term},
+    loss::{Chosen, Fill, Loss, Rule, Term, Terms},
 };
 
 /// What a datum may be.
@@ -16,18 +16,19 @@ pub(crate) struct Limits {
 }
 
 /// Refuses datums that cannot be computed, and names the place.
-pub(crate) fn check_datums(
-    loss: &Loss,
-    options: &[f64],
-    datums: &[Datum],
-    limits: &Limits,
-) -> Result<()> {
+pub(crate) fn check_datums(loss: &Chosen, datums: &[Datum], limits: &Limits) -> Result<()> {
     if datums.is_empty() {
         return Err(Error::user("the data is empty; give at least one datum"));
     }
     for (index, datum) in datums.iter().enumerate() {
-        check_datum(loss, datum, limits)
-            .and_then(|()| check_terms(loss, options, datum))
+        check_tokens(datum, limits)
+            .and_then(|()| match loss {
+                Chosen::Named { loss, options } => {
+                    check_inputs(loss, datum)?;
+                    check_terms(loss, options, datum)
+                }
+                Chosen::Custom(loss) => loss.check(datum),
+            })
             .map_err(|problem| Error::user(format!("datum {index}: {problem}")))?;
     }
     Ok(())
@@ -44,10 +45,16 @@ fn check_terms(loss: &Loss, options: &[f64], datum: &Datum) -> Result<(), String
             return Err(format!("token {}: {problem}", index / datum.per_row));
         }
     }
-    Ok(())
+    match &loss.rule {
+        Rule::Token(_) => Ok(()),
+        Rule::Datum(rule) => {
+            (rule.problem)(&Terms::new(loss, options, datum, None)).map_or(Ok(()), Err)
+        }
+    }
 }
 
-fn check_datum(loss: &Loss, datum: &Datum, limits: &Limits) -> Result<(), String> {
+/// Refuses tokens and targets that no loss can be computed of.
+fn check_tokens(datum: &Datum, limits: &Limits) -> Result<(), String> {
     let tokens = datum.tokens.len();
     if tokens == 0 {
         return Err("model_input has no tokens".to_owned());
@@ -61,12 +68,20 @@ fn check_datum(loss: &Loss, datum: &Datum, limits: &Limits) -> Result<(), String
         return Err(format!("{tokens} tokens do not fit this server's memory; {most} do"));
     }
     check_ids("model_input", &datum.tokens, limits.vocab_size)?;
-    if datum.per_row == 0 || datum.per_row > 1 && !loss.candidates {
-        return Err(format!("{} takes one target a token, not {}", loss.name, datum.per_row));
+    if datum.per_row == 0 {
+        return Err("target_tokens has no candidates".to_owned());
     }
     let cells = tokens * datum.per_row;
     check_length("target_tokens", datum.targets.len(), cells, tokens)?;
-    check_ids("target_tokens", &datum.targets, limits.vocab_size)?;
+    check_ids("target_tokens", &datum.targets, limits.vocab_size)
+}
+
+/// Refuses inputs that the loss cannot be computed of.
+fn check_inputs(loss: &Loss, datum: &Datum) -> Result<(), String> {
+    if datum.per_row > 1 && !loss.candidates {
+        return Err(format!("{} takes one target a token, not {}", loss.name, datum.per_row));
+    }
+    let (tokens, cells) = (datum.tokens.len(), datum.targets.len());
     for input in loss.inputs {
         match datum.values.get(input.name) {
             Some(values) => {
@@ -118,9 +133,8 @@ mod tests {
     }
 
     fn check(loss: &str, datum: &Datum, expected: &str) {
-        let loss = Loss::find(loss).unwrap();
-        let options: Vec<f64> = loss.options.iter().map(|option| option.default).collect();
-        let message = match check_datums(loss, &options, std::slice::from_ref(datum), &LIMITS) {
+        let loss = Chosen::new(loss.into(), &BTreeMap::new()).unwrap();
+        let message = match check_datums(&loss, std::slice::from_ref(datum), &LIMITS) {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.to_string(),
         };

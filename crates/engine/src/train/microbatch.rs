@@ -9,19 +9,29 @@ use tinsmith_model::{
 };
 
 use super::run::{ForwardJob, Job, Run, f32_of};
-use crate::{
-    Config, Result, RunKey,
-    device::Device,
-    loss::{Loss, Term},
-};
+use crate::{Config, Datum, Evaluation, Result, RunKey, device::Device, loss::View};
 
 /// What a micro-batch gave.
 #[derive(Debug)]
 pub(crate) struct Computed {
-    /// Of each run's datums, one after another.
-    pub(crate) logprobs: BTreeMap<RunKey, Vec<f32>>,
+    of_runs: BTreeMap<RunKey, OfRun>,
     /// Rows of the batch.
     pub(crate) tokens: usize,
+}
+
+/// What a micro-batch gave for one run's datums, one after another.
+#[derive(Debug, Default)]
+pub(crate) struct OfRun {
+    pub(crate) logprobs: Vec<f32>,
+    /// Of each datum, where the loss is a sum over datums.
+    pub(crate) evaluations: Vec<Result<Evaluation, String>>,
+}
+
+impl Computed {
+    /// Gives a run its part.
+    pub(crate) fn take(&mut self, run: RunKey) -> OfRun {
+        self.of_runs.remove(&run).unwrap_or_default()
+    }
 }
 
 /// Runs the next `chosen[run]` datums of each run's head, which are all of one kind.
@@ -75,38 +85,95 @@ pub(crate) fn compute<B: Backend>(
         recompute: step.recompute,
     };
     let Device { backend, decoder, workspace, .. } = device;
+    let mut weights = Weights::of(&datums, per_row);
     if forward_only {
         decoder.forward(backend, workspace, &batch, &mut logprobs)?;
+        weights.evaluate(&logprobs);
+    } else if weights.whole {
+        let mut all = |_: Range<usize>, given: &[f32], out: &mut [f32]| weights.all(given, out);
+        decoder.forward_backward_whole(backend, workspace, &mut batch, &mut logprobs, &mut all)?;
     } else {
-        let mut inputs = Vec::new();
         let mut coefficients = |rows: Range<usize>, given: &[f32], out: &mut [f32]| {
-            let cells = rows.start * per_row..rows.end * per_row;
-            logprobs[cells.clone()].copy_from_slice(given);
-            for ((cell, &logprob), out) in cells.zip(given).zip(out) {
-                *out = coefficient(&datums, (cell, per_row), logprob, &mut inputs);
-            }
+            logprobs[rows.start * per_row..rows.end * per_row].copy_from_slice(given);
+            weights.of_rows(rows, given, out);
         };
         decoder.forward_backward(backend, workspace, &mut batch, &mut coefficients)?;
     }
-    let own = |rows: &Range<usize>| logprobs[rows.start * per_row..rows.end * per_row].to_vec();
-    let logprobs = chosen.keys().copied().zip(group_rows.iter().map(own)).collect();
-    Ok(Computed { logprobs, tokens: tokens.len() })
+    let mut evaluations = weights.evaluations.into_iter();
+    let mut own = |rows: &Range<usize>, count: usize| OfRun {
+        logprobs: logprobs[rows.start * per_row..rows.end * per_row].to_vec(),
+        evaluations: evaluations.by_ref().take(count).flatten().collect(),
+    };
+    let of_runs =
+        chosen.iter().zip(&group_rows).map(|((&key, &count), rows)| (key, own(rows, count)));
+    Ok(Computed { of_runs: of_runs.collect(), tokens: tokens.len() })
 }
 
-/// `dloss/dlogprob` of one cell; zero where it is not finite, since that request fails anyway.
-fn coefficient(
-    datums: &[DatumRows<'_>],
-    (cell, per_row): (usize, usize),
-    logprob: f32,
-    inputs: &mut Vec<f64>,
-) -> f32 {
-    let row = cell / per_row;
-    let datum = &datums[datums.partition_point(|datum| datum.rows.end <= row)];
-    let index = cell - datum.rows.start * per_row;
-    datum.loss.fill(&datum.columns, index, datum.options, inputs);
-    let term = Term { logprob: f64::from(logprob), inputs, options: datum.options };
-    let coefficient = f32_of((datum.loss.coefficient)(&term));
-    if coefficient.is_finite() { coefficient } else { 0.0 }
+/// The losses of a micro-batch, and what those that are sums over datums came to.
+#[derive(Debug)]
+struct Weights<'a> {
+    datums: &'a [DatumRows<'a>],
+    per_row: usize,
+    /// Whether some loss is a sum over datums.
+    whole: bool,
+    /// Of each datum whose loss is such a sum.
+    evaluations: Vec<Option<Result<Evaluation, String>>>,
+    /// Of one token.
+    inputs: Vec<f64>,
+}
+
+impl<'a> Weights<'a> {
+    fn of(datums: &'a [DatumRows<'a>], per_row: usize) -> Self {
+        let whole = datums.iter().any(|datum| matches!(datum.loss, View::Datum(_)));
+        let evaluations = Vec::with_capacity(datums.len());
+        Self { datums, per_row, whole, evaluations, inputs: Vec::new() }
+    }
+
+    /// `dloss/dlogprob` of some rows, where every loss is a sum over tokens.
+    fn of_rows(&mut self, rows: Range<usize>, logprobs: &[f32], out: &mut [f32]) {
+        let cells = rows.start * self.per_row..rows.end * self.per_row;
+        for ((cell, &logprob), out) in cells.zip(logprobs).zip(out) {
+            let row = cell / self.per_row;
+            let number = self.datums.partition_point(|datum| datum.rows.end <= row);
+            *out = self.of_cell(number, cell, logprob);
+        }
+    }
+
+    /// `dloss/dlogprob` of all rows.
+    fn all(&mut self, logprobs: &[f32], out: &mut [f32]) {
+        for (number, datum) in self.datums.iter().enumerate() {
+            let cells = datum.rows.start * self.per_row..datum.rows.end * self.per_row;
+            let evaluation = match &datum.loss {
+                View::Tokens(_) => {
+                    for cell in cells {
+                        out[cell] = self.of_cell(number, cell, logprobs[cell]);
+                    }
+                    None
+                }
+                View::Datum(loss) => {
+                    Some(loss.evaluate(datum.datum, &logprobs[cells.clone()], &mut out[cells]))
+                }
+            };
+            self.evaluations.push(evaluation);
+        }
+    }
+
+    /// Zero where it is not finite, since that request fails anyway.
+    fn of_cell(&mut self, number: usize, cell: usize, logprob: f32) -> f32 {
+        let datum = &self.datums[number];
+        let View::Tokens(loss) = &datum.loss else { return 0.0 };
+        let index = cell - datum.rows.start * self.per_row;
+        let term = loss.term(&datum.columns, index, logprob, &mut self.inputs);
+        let coefficient = f32_of((loss.rule.coefficient)(&term));
+        if coefficient.is_finite() { coefficient } else { 0.0 }
+    }
+
+    /// Values without gradients.
+    fn evaluate(&mut self, logprobs: &[f32]) {
+        if self.whole {
+            self.all(logprobs, &mut vec![0.0; logprobs.len()]);
+        }
+    }
 }
 
 /// The rows of a micro-batch as they gather.
@@ -122,8 +189,9 @@ struct Rows<'a> {
 #[derive(Debug)]
 struct DatumRows<'a> {
     rows: Range<usize>,
-    loss: &'static Loss,
-    options: &'a [f64],
+    datum: &'a Datum,
+    loss: View<'a>,
+    /// For losses that are sums over tokens.
     columns: Vec<Option<&'a [f32]>>,
 }
 
@@ -134,12 +202,12 @@ impl<'a> Rows<'a> {
             self.tokens.extend_from_slice(&datum.tokens);
             self.targets.extend_from_slice(&datum.targets);
             self.per_row = datum.per_row;
-            self.datums.push(DatumRows {
-                rows: start..self.tokens.len(),
-                loss: job.loss,
-                options: &job.options,
-                columns: job.loss.columns(datum),
-            });
+            let loss = job.loss.view();
+            let columns = match &loss {
+                View::Tokens(loss) => loss.columns(datum),
+                View::Datum(_) => Vec::new(),
+            };
+            self.datums.push(DatumRows { rows: start..self.tokens.len(), datum, loss, columns });
         }
     }
 }

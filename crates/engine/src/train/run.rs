@@ -9,12 +9,12 @@ use tinsmith_model::{
     peft,
 };
 
-use super::ForwardRequest;
+use super::microbatch::OfRun;
 use crate::{
     AdamParams, Datum, Error, Failure, Files, LoraSpec, Output, Parts, Result, Ticket,
     device::Device,
     engine::Finished,
-    loss::{Loss, Term, Totals},
+    loss::{Chosen, TokenLoss, Totals, View},
     optim::adamw,
 };
 
@@ -52,8 +52,7 @@ impl Job {
 #[derive(Debug)]
 pub(crate) struct ForwardJob {
     ticket: Ticket,
-    pub(crate) loss: &'static Loss,
-    pub(crate) options: Vec<f64>,
+    pub(crate) loss: Chosen,
     pub(crate) datums: Vec<Datum>,
     pub(crate) forward_only: bool,
     /// The first datum that is still to run.
@@ -65,49 +64,65 @@ pub(crate) struct ForwardJob {
 impl ForwardJob {
     pub(crate) fn new(
         ticket: Ticket,
-        loss: &'static Loss,
-        options: Vec<f64>,
-        request: ForwardRequest,
+        loss: Chosen,
+        datums: Vec<Datum>,
+        forward_only: bool,
     ) -> Self {
         Self {
             ticket,
+            totals: Totals::new(&loss),
             loss,
-            options,
-            logprobs: Vec::with_capacity(request.datums.len()),
-            datums: request.datums,
-            forward_only: request.forward_only,
+            logprobs: Vec::with_capacity(datums.len()),
+            datums,
+            forward_only,
             next: 0,
-            totals: Totals::new(loss),
         }
     }
 
-    /// Takes in the logprobs of the next `count` datums, one after another.
-    fn take(&mut self, count: usize, mut logprobs: &[f32]) -> Result<(), String> {
-        let mut inputs = Vec::new();
+    /// Takes in what was computed of the next `count` datums.
+    fn take(&mut self, count: usize, computed: OfRun) -> Result<(), String> {
+        let OfRun { logprobs, evaluations } = computed;
+        let (mut logprobs, mut evaluations) = (logprobs.as_slice(), evaluations.into_iter());
         for (number, datum) in self.datums.iter().enumerate().skip(self.next).take(count) {
             let (own, rest) = logprobs.split_at(datum.targets.len());
             logprobs = rest;
-            let columns = self.loss.columns(datum);
-            for (index, &logprob) in own.iter().enumerate() {
-                self.loss.fill(&columns, index, &self.options, &mut inputs);
-                let logprob = f64::from(logprob);
-                let term = Term { logprob, inputs: &inputs, options: &self.options };
-                let value = self.loss.value(&term);
-                let coefficient = f32_of((self.loss.coefficient)(&term));
-                if !(logprob.is_finite() && value.is_finite() && coefficient.is_finite()) {
-                    let token = index / datum.per_row;
-                    return Err(format!(
-                        "datum {number}: the loss is not finite at token {token}: logprob \
-                         {logprob}, loss {value}, gradient {coefficient}"
-                    ));
+            match self.loss.view() {
+                View::Tokens(loss) => add_tokens(&mut self.totals, &loss, datum, own),
+                View::Datum(_) => {
+                    let evaluation = evaluations.next().expect("there is one for each datum");
+                    evaluation.map(|evaluation| self.totals.add_datum(evaluation))
                 }
-                self.totals.add(value, &term);
             }
+            .map_err(|problem| format!("datum {number}: {problem}"))?;
             self.logprobs.push(own.to_vec());
         }
         self.next += count;
         Ok(())
     }
+}
+
+/// Takes in a datum's tokens, one by one.
+fn add_tokens(
+    totals: &mut Totals,
+    loss: &TokenLoss<'_>,
+    datum: &Datum,
+    logprobs: &[f32],
+) -> Result<(), String> {
+    let (columns, mut inputs) = (loss.columns(datum), Vec::new());
+    for (index, &logprob) in logprobs.iter().enumerate() {
+        let term = loss.term(&columns, index, logprob, &mut inputs);
+        let value = loss.rule.value(&term);
+        let coefficient = f32_of((loss.rule.coefficient)(&term));
+        if !(logprob.is_finite() && value.is_finite() && coefficient.is_finite()) {
+            let token = index / datum.per_row;
+            return Err(format!(
+                "the loss is not finite at token {token}: logprob {logprob}, loss {value}, \
+                 gradient {coefficient}"
+            ));
+        }
+        totals.add(value, &term);
+    }
+    Ok(())
 }
 
 impl<B: Backend> Run<B> {
@@ -234,11 +249,11 @@ impl<B: Backend> Run<B> {
         &mut self,
         b: &mut B,
         count: usize,
-        logprobs: &[f32],
+        computed: OfRun,
         done: &mut Vec<Finished>,
     ) {
         let Some(Job::Forward(job)) = self.queue.front_mut() else { return };
-        let mut taken = job.take(count, logprobs);
+        let mut taken = job.take(count, computed);
         let complete = job.next == job.datums.len();
         if taken.is_ok() && complete && !job.forward_only {
             let norm = self.gradient.sum_squares(b).sqrt();

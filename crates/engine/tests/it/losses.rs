@@ -82,7 +82,7 @@ impl Golden {
             }
         };
         let datums = extents.map(one).collect();
-        let loss = case.split('/').next().unwrap().to_owned();
+        let loss = case.split('/').next().unwrap().into();
         let names = names.iter().map(|name| (*name).to_owned());
         let config = names.zip(self.doubles(case, "options")).collect();
         Work::ForwardBackward { run: RUN, datums, loss, config, forward_only: false }
@@ -157,7 +157,7 @@ fn difference(actual: &[f32], expected: &[f32]) -> f64 {
 
 fn policy(loss: &str, datums: Vec<Datum>, config: &[(&str, f64)]) -> Work {
     let config = config.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-    Work::ForwardBackward { run: RUN, datums, loss: loss.to_owned(), config, forward_only: false }
+    Work::ForwardBackward { run: RUN, datums, loss: loss.into(), config, forward_only: false }
 }
 
 fn fresh() -> CpuEngine {

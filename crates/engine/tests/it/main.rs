@@ -10,6 +10,7 @@ mod optimizer;
 mod refusals;
 mod sampling;
 mod scores;
+mod sequence_losses;
 mod state;
 mod tiny;
 mod training;

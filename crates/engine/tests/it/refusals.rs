@@ -101,7 +101,7 @@ fn training_work() {
     let works = |datums: Vec<Datum>, loss: &str| Work::ForwardBackward {
         run: RunKey(0),
         datums,
-        loss: loss.to_owned(),
+        loss: loss.into(),
         config: BTreeMap::new(),
         forward_only: false,
     };
@@ -113,7 +113,7 @@ fn training_work() {
     check(
         &mut engine,
         works(vec![good.clone()], "ppo2"),
-        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling, ppo, cispo, dro",
+        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling, ppo, cispo, dro, gspo",
     );
     check(
         &mut engine,

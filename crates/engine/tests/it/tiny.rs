@@ -268,12 +268,12 @@ pub(crate) fn datums(seed: u64, count: usize) -> Vec<Datum> {
 }
 
 pub(crate) fn forward_backward(run: RunKey, datums: Vec<Datum>) -> Work {
-    let (loss, config) = ("cross_entropy".to_owned(), BTreeMap::new());
+    let (loss, config) = ("cross_entropy".into(), BTreeMap::new());
     Work::ForwardBackward { run, datums, loss, config, forward_only: false }
 }
 
 pub(crate) fn forward(run: RunKey, datums: Vec<Datum>) -> Work {
-    let (loss, config) = ("cross_entropy".to_owned(), BTreeMap::new());
+    let (loss, config) = ("cross_entropy".into(), BTreeMap::new());
     Work::ForwardBackward { run, datums, loss, config, forward_only: true }
 }
 

@@ -25,7 +25,7 @@ fn gradient(engine: &mut CpuEngine, run: RunKey) -> Vec<u8> {
 }
 
 fn importance_sampling(run: RunKey, datums: Vec<Datum>) -> Work {
-    let loss = "importance_sampling".to_owned();
+    let loss = "importance_sampling".into();
     Work::ForwardBackward { run, datums, loss, config: BTreeMap::new(), forward_only: false }
 }
 

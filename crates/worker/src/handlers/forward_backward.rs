@@ -37,7 +37,7 @@ pub(crate) fn work<B: Backend>(
     Ok(Work::ForwardBackward {
         run: run.key,
         datums,
-        loss: request.loss_fn.clone(),
+        loss: request.loss_fn.as_str().into(),
         config: config(request)?,
         forward_only,
     })

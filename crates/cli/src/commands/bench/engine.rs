@@ -75,7 +75,7 @@ impl Subject {
         let (datums, tokens) = (counts.datums, counts.datum_tokens);
         let rate = self.rate(counts.repeats, datums * tokens, |subject| {
             let datums = (0..datums).map(|_| subject.datum(tokens)).collect();
-            let loss = "cross_entropy".to_owned();
+            let loss = "cross_entropy".into();
             let config = BTreeMap::new();
             vec![
                 Work::ForwardBackward { run: RUN, datums, loss, config, forward_only: false },

@@ -1,12 +1,19 @@
 //! What a case of random schedules asks for: runs with their work, samplers with their jobs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use tinsmith_engine::{AdamParams, Datum, LoraSpec, RunKey, SampleJob, Stop, Work};
+use tinsmith_engine::{AdamParams, Datum, LoraSpec, LossChoice, RunKey, SampleJob, Stop, Work};
 
-use crate::tiny::{SplitMix64, adam, datum, job, text_of};
+use crate::{
+    sequence_losses::Pairwise,
+    tiny::{SplitMix64, adam, datum, job, text_of},
+};
 
-const LOSSES: [&str; 5] = ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro"];
+/// Stands for a loss that is no name of the registry.
+const CUSTOM: &str = "custom";
+
+const LOSSES: [&str; 7] =
+    ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", CUSTOM];
 /// Prompts and datums begin with the first tokens of one of these.
 const STEMS: usize = 3;
 const STEM_TOKENS: usize = 70;
@@ -36,6 +43,7 @@ pub(super) enum Step {
 pub(super) struct Scoring {
     /// One request for each.
     pub(super) parts: Vec<Vec<Datum>>,
+    /// [`CUSTOM`]: [`Pairwise`].
     pub(super) loss: &'static str,
     pub(super) config: BTreeMap<String, f64>,
     pub(super) forward_only: bool,
@@ -46,7 +54,10 @@ impl Scoring {
         Work::ForwardBackward {
             run,
             datums,
-            loss: self.loss.to_owned(),
+            loss: match self.loss {
+                CUSTOM => LossChoice::Custom(Arc::new(Pairwise)),
+                name => name.into(),
+            },
             config: self.config.clone(),
             forward_only: self.forward_only,
         }
@@ -94,7 +105,7 @@ impl Planner {
 
     pub(super) fn scoring(&mut self) -> Scoring {
         let loss = LOSSES[self.random.below(LOSSES.len())];
-        let bounded = matches!(loss, "ppo" | "cispo");
+        let bounded = matches!(loss, "ppo" | "cispo" | "gspo");
         let config = match self.random.below(2) {
             1 if bounded => {
                 let bounds = [("clip_low_threshold", 0.9), ("clip_high_threshold", 1.1)];
@@ -136,6 +147,9 @@ impl Planner {
         } else {
             put("advantages", &mut sparse);
             put("logprobs", &mut || 2.0f64.mul_add(random.unit(), -2.0));
+        }
+        if loss == "gspo" && random.below(2) == 0 {
+            put("sequence_ratio_mask", &mut || 0.1 + random.unit().abs());
         }
         if own_bounds {
             put("clip_low_threshold", &mut || random.unit().abs());
