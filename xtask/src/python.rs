@@ -21,7 +21,14 @@ pub(crate) const E2E: Environment = Environment {
 /// The reference for golden numbers.
 pub(crate) const GOLDEN: Environment = Environment {
     name: "golden-1",
-    packages: &["torch==2.15.0", "transformers==5.23.0", "peft==0.21.2", "numpy", "safetensors"],
+    packages: &[
+        "torch==2.15.0",
+        "transformers==5.23.0",
+        "peft==0.21.2",
+        "numpy",
+        "safetensors",
+        "tinker[torch]==0.38.0",
+    ],
 };
 
 /// The spelling checker, from a prebuilt wheel.
