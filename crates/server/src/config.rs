@@ -23,6 +23,9 @@ pub struct Config {
     pub connections_max: usize,
     /// How long a poll is held. The SDK gives up after 45 s; 30 s is the longest that is wise.
     pub poll_wait_max: Duration,
+    /// Bytes of a result that is sent at once; of larger ones, clients that can do with it are told the size first,
+    /// so that they download few at a time.
+    pub unannounced_bytes_max: usize,
     /// How long open requests may take to end after the stop signal.
     pub drain_max: Duration,
     /// Highest LoRA rank that a run may ask for.

@@ -118,10 +118,12 @@ fn table() -> Vec<Route> {
         post("/api/v1/weights_info", "base model and LoRA of a checkpoint", weights::weights_info),
 
         post("/api/v1/create_sampling_session", "open a sampler", sampling::create_session),
+        post("/api/v1/join_sampling_session", "a number for another client of a sampler", sampling::join_session),
         get("/api/v1/samplers/{sampler_id}", "what a sampler samples from", sampling::get_sampler),
         post("/api/v1/asample", "sample from a sampler", sampling::asample),
 
         post("/api/v1/retrieve_future", "wait for a result", futures::retrieve),
+        post("/api/v1/retrieve_futures", "wait for any of a client's samples", futures::retrieve_many),
         post("/api/v1/cancel_future", "give up a sample", futures::cancel),
 
         get("/api/v1/training_runs", "list training runs, newest first", runs::list),

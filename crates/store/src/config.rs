@@ -20,6 +20,9 @@ pub struct Config {
     pub samples_max: usize,
     /// Bytes of samples' bodies and results in memory, at most.
     pub sample_bytes_max: usize,
+    /// Ended samples that are told of at a time, at most; and blocks of samples that a client of an earlier start
+    /// is told to be lost.
+    pub feed_page_max: usize,
     /// Bytes of training requests' bodies, and of their results, that are kept in memory to save
     /// reads, at most (each).
     pub cache_bytes_max: usize,

@@ -13,6 +13,7 @@ use crate::{
 
 mod checkpoints;
 mod faults;
+mod feeds;
 mod journal;
 mod requests;
 mod samples;
@@ -37,6 +38,7 @@ pub(crate) fn config(data_dir: Option<&Path>) -> Config {
         write_queue_max: 64,
         samples_max: 8,
         sample_bytes_max: 4096,
+        feed_page_max: 4,
         cache_bytes_max: 2048,
         claim_bytes_max: 8192,
         pending_requests_per_run_max: 20,

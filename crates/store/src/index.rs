@@ -12,7 +12,10 @@ use bytes::Bytes;
 use tinsmith_types::ids::{ModelId, RequestId, SamplingSessionId, SeqId, TenantId};
 use tokio::sync::watch;
 
-use crate::{Outcome, QueueState, RequestKind, Retrieved, Target, samples::Samples};
+use crate::{
+    NewSample, Outcome, QueueState, RequestKind, Result, Retrieved, Submitted, Target,
+    feeds::BLOCK, samples::Samples,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -93,6 +96,8 @@ pub(crate) struct Taken {
 pub(crate) enum Look {
     Pending(QueueState, watch::Receiver<()>),
     Known(Retrieved),
+    /// There is a result of so many bytes, more than were asked for.
+    Larger(usize),
     /// Not of this tenant, though it is known.
     Foreign,
     Unknown,
@@ -236,11 +241,27 @@ impl Index {
         }
     }
 
-    /// Gives a sampler's queue a turn, where it has none yet.
-    pub(crate) fn sample_queued(&mut self, session: SamplingSessionId, first: bool) {
-        if first {
-            self.lanes.push_back(Lane::Sampler(session));
+    /// Queues a sample. `None`: its block is not written down any more.
+    pub(crate) fn submit_sample(
+        &mut self,
+        tenant: &TenantId,
+        new: &NewSample,
+        id: &RequestId,
+        now: Duration,
+    ) -> Option<Result<Submitted>> {
+        let session = &new.sampling_session_id;
+        if let Some(block) = new.seq_id.map(|seq| seq.0.div_euclid(BLOCK))
+            && !self.samples.is_noted(session, block)
+        {
+            return None;
         }
+        let submitted = self.samples.submit(tenant, new.clone(), id.clone(), now);
+        Some(submitted.map(|(submitted, first)| {
+            if first {
+                self.lanes.push_back(Lane::Sampler(session.clone()));
+            }
+            submitted
+        }))
     }
 
     /// Ends a training request; wakes who waits for it.
@@ -261,8 +282,9 @@ impl Index {
         self.results.insert(id.clone(), tenant, kind, outcome);
     }
 
-    /// What a poll finds here. A finished sample counts as delivered.
-    pub(crate) fn look(&mut self, tenant: &TenantId, id: &RequestId) -> Look {
+    /// What a poll finds here. A finished sample counts as delivered, unless its result has more than `bytes_max`
+    /// bytes.
+    pub(crate) fn look(&mut self, tenant: &TenantId, id: &RequestId, bytes_max: usize) -> Look {
         if let Some(pending) = self.pending.get_mut(id) {
             if pending.tenant != *tenant {
                 return Look::Foreign;
@@ -274,9 +296,14 @@ impl Index {
             if owner != tenant {
                 return Look::Foreign;
             }
+            if let Outcome::Done(result) = outcome
+                && result.len() > bytes_max
+            {
+                return Look::Larger(result.len());
+            }
             return Look::Known(Retrieved::Finished { kind: *kind, outcome: outcome.clone() });
         }
-        self.samples.look(tenant, id)
+        self.samples.look(tenant, id, bytes_max)
     }
 
     fn take_of_run(&mut self, model: &ModelId) -> Option<Taken> {

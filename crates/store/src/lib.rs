@@ -14,6 +14,7 @@ mod config;
 mod conformance;
 mod data_dir;
 mod error;
+mod feeds;
 mod index;
 mod journal;
 pub mod records;

@@ -505,6 +505,49 @@ pub enum Retrieved {
     Gone,
 }
 
+/// What a poll finds that lets go of large results.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Peeked {
+    /// There is a result, and it is larger. It counts as not delivered.
+    Larger {
+        /// Bytes of the result.
+        bytes: usize,
+    },
+    /// Anything else.
+    Whole(Retrieved),
+}
+
+/// What a client asks of its feed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedQuery {
+    /// The sampler.
+    pub sampling_session_id: SamplingSessionId,
+    /// The client's number; 0 opened the sampler.
+    pub clone: i64,
+    /// Everything up to here has been seen; 0 at first.
+    pub cursor: u64,
+    /// Samples whose results have been received.
+    pub retrieved: Vec<RequestId>,
+}
+
+/// Samples that have ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedPage {
+    /// In the order of their ends.
+    pub ended: Vec<EndedSample>,
+    /// Where the next page begins.
+    pub cursor: u64,
+}
+
+/// A sample that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndedSample {
+    /// To retrieve it with.
+    pub request_id: RequestId,
+    /// Bytes of the result; `None`: it failed, or is gone.
+    pub bytes: Option<usize>,
+}
+
 /// Why a request has not run yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum QueueState {

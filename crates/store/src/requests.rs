@@ -6,7 +6,8 @@ use tinsmith_types::ids::{RequestId, TenantId};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    Error, NewRequest, NewSample, Outcome, Result, Retrieved, Store, Submitted,
+    Error, NewRequest, NewSample, Outcome, Peeked, Result, Retrieved, Store, Submitted,
+    feeds::BLOCK,
     index::{Arrival, Look},
     sqlite::requests::{self, Standing},
 };
@@ -67,19 +68,24 @@ impl Store {
             return Err(Error::Fatal);
         }
         let session = new.sampling_session_id.clone();
-        if !shared.index().samples.owns(tenant, &session) {
-            let record = self.sampling_session(tenant, &session).await?;
-            shared.index().samples.note_owner(tenant, &session);
-            shared.sessions.heard(&record.session_id, shared.clock.now());
+        self.own_sampler(tenant, &session).await?;
+        let id = new.seq_id.and_then(|seq| {
+            shared.starts.sample_id_of(&shared.starts.current, tenant, &session, seq)
+        });
+        let id = id.unwrap_or_else(|| shared.starts.sample_id(tenant));
+        loop {
+            if let Some(block) = new.seq_id.map(|seq| seq.0.div_euclid(BLOCK))
+                && !shared.index().samples.is_noted(&session, block)
+            {
+                self.note_block(&session, block).await?;
+            }
+            let mut index = shared.index();
+            let now = shared.clock.monotonic();
+            let Some(submitted) = index.submit_sample(tenant, &new, &id, now) else { continue };
+            drop(index);
+            shared.work.notify_one();
+            return submitted;
         }
-        let id = shared.starts.sample_id(tenant);
-        let mut index = shared.index();
-        let now = shared.clock.monotonic();
-        let (submitted, first) = index.samples.submit(tenant, new, id, now)?;
-        index.sample_queued(session, first);
-        drop(index);
-        shared.work.notify_one();
-        Ok(submitted)
     }
 
     /// How a request stands, after waiting for its end for at most `wait`. Waiting costs no reads.
@@ -92,23 +98,47 @@ impl Store {
         id: &RequestId,
         wait: Duration,
     ) -> Result<Retrieved> {
+        Ok(match self.peek(tenant, id, wait, usize::MAX).await? {
+            Peeked::Whole(retrieved) => retrieved,
+            // No result has more bytes than that.
+            Peeked::Larger { .. } => Retrieved::Gone,
+        })
+    }
+
+    /// As [`Self::retrieve`], but of a result of more than `bytes_max` bytes only says that it is there.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an id that was never given to this tenant.
+    pub async fn peek(
+        &self,
+        tenant: &TenantId,
+        id: &RequestId,
+        wait: Duration,
+        bytes_max: usize,
+    ) -> Result<Peeked> {
         let deadline = Instant::now() + wait;
+        let mut expired = wait.is_zero();
         loop {
-            let look = self.shared().index().look(tenant, id);
-            match look {
-                Look::Pending(state, mut done) => {
+            let look = self.shared().index().look(tenant, id, bytes_max);
+            let retrieved = match look {
+                Look::Pending(state, _) if expired => Retrieved::Pending(state),
+                Look::Pending(_, mut done) => {
                     // The sender sends nothing: it goes when the request has ended.
-                    if wait.is_zero() || timeout_at(deadline, done.changed()).await.is_err() {
-                        return Ok(Retrieved::Pending(state));
-                    }
+                    expired = timeout_at(deadline, done.changed()).await.is_err();
+                    continue;
                 }
-                Look::Known(retrieved) => return Ok(retrieved),
+                Look::Known(retrieved) => retrieved,
+                Look::Larger(bytes) => return Ok(Peeked::Larger { bytes }),
                 Look::Foreign => return Err(not_found(id)),
-                Look::Unknown if self.shared().starts.gave(tenant, id) => {
-                    return Ok(Retrieved::Gone);
-                }
-                Look::Unknown => return self.retrieve_from_disk(tenant, id).await,
+                Look::Unknown if self.shared().starts.gave(tenant, id) => Retrieved::Gone,
+                Look::Unknown => self.retrieve_from_disk(tenant, id).await?,
+            };
+            if let Retrieved::Finished { outcome: Outcome::Done(result), .. } = &retrieved
+                && result.len() > bytes_max
+            {
+                return Ok(Peeked::Larger { bytes: result.len() });
             }
+            return Ok(Peeked::Whole(retrieved));
         }
     }
 

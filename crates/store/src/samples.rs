@@ -10,8 +10,9 @@ use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId, TenantId};
 use tokio::sync::watch;
 
 use crate::{
-    Category, Digest, Error, Failure, NewSample, Outcome, QueueState, RequestKind, Result,
-    Retrieved, Submitted, Target,
+    Category, Digest, EndedSample, Error, Failure, FeedPage, NewSample, Outcome, QueueState,
+    RequestKind, Result, Retrieved, Submitted, Target,
+    feeds::{BLOCK, FeedId, Feeds},
     index::{Look, Taken, outcome_bytes},
 };
 
@@ -33,6 +34,9 @@ pub(crate) struct Samples {
     delivered: VecDeque<RequestId>,
     /// Cancelled after they were claimed, and not said to whom has them yet.
     cancelled: Vec<RequestId>,
+    pub(crate) feeds: Feeds,
+    /// Blocks of numbers that are written down as possibly lost, with how many of their samples are here.
+    blocks: HashMap<(SamplingSessionId, i64), usize>,
 }
 
 #[derive(Debug)]
@@ -51,11 +55,18 @@ struct Sample {
 enum State {
     Queued,
     Claimed,
-    Finished { outcome: Outcome, delivered: bool },
+    Finished {
+        outcome: Outcome,
+        delivered: bool,
+        at: Duration,
+        /// Its place in its feed, if it has one.
+        cursor: Option<u64>,
+    },
 }
 
 impl Samples {
-    pub(crate) fn new(count_max: usize, bytes_max: usize) -> Self {
+    /// `last` is the cursor that feeds go on from.
+    pub(crate) fn new(count_max: usize, bytes_max: usize, last: u64) -> Self {
         Self {
             count_max,
             bytes_max,
@@ -67,6 +78,8 @@ impl Samples {
             finished: VecDeque::new(),
             delivered: VecDeque::new(),
             cancelled: Vec::new(),
+            feeds: Feeds::after(last),
+            blocks: HashMap::new(),
         }
     }
 
@@ -108,6 +121,9 @@ impl Samples {
         }
         self.bytes += new.body.len();
         if let Some(key) = key {
+            if let Some(count) = self.blocks.get_mut(&block_of(&key.0, key.1)) {
+                *count += 1;
+            }
             self.by_seq.insert(key, id.clone());
         }
         let sample = Sample {
@@ -181,7 +197,9 @@ impl Samples {
         }
         self.bytes = self.bytes - sample.body.len() + outcome_bytes(&outcome);
         sample.body = Bytes::new();
-        sample.state = State::Finished { outcome, delivered: false };
+        let cursor =
+            sample.seq.map(|seq| self.feeds.push(FeedId::of(&sample.session, seq), id.clone()));
+        sample.state = State::Finished { outcome, delivered: false, at: now, cursor };
         sample.done = None;
         self.finished.push_back((now, id.clone()));
         while self.bytes > self.bytes_max && self.drop_delivered() {}
@@ -210,8 +228,8 @@ impl Samples {
         self.by_id.get(id).is_some_and(|sample| matches!(sample.state, State::Claimed))
     }
 
-    /// What a poll finds.
-    pub(crate) fn look(&mut self, tenant: &TenantId, id: &RequestId) -> Look {
+    /// What a poll finds. A result of more than `bytes_max` bytes is only said to be there, and is not delivered.
+    pub(crate) fn look(&mut self, tenant: &TenantId, id: &RequestId, bytes_max: usize) -> Look {
         let Some(sample) = self.by_id.get_mut(id) else { return Look::Unknown };
         if sample.tenant != *tenant {
             return Look::Foreign;
@@ -221,7 +239,10 @@ impl Samples {
                 let done = sample.done.get_or_insert_with(|| watch::Sender::new(()));
                 Look::Pending(QueueState::Active, done.subscribe())
             }
-            State::Finished { outcome, delivered } => {
+            State::Finished { outcome: Outcome::Done(result), .. } if result.len() > bytes_max => {
+                Look::Larger(result.len())
+            }
+            State::Finished { outcome, delivered, .. } => {
                 if !*delivered {
                     *delivered = true;
                     self.delivered.push_back(id.clone());
@@ -232,15 +253,63 @@ impl Samples {
         }
     }
 
+    /// Whether the block of a sample is written down, so that the sample can be submitted.
+    pub(crate) fn is_noted(&self, sampler: &SamplingSessionId, block: i64) -> bool {
+        self.blocks.contains_key(&(sampler.clone(), block))
+    }
+
+    /// The block is written down.
+    pub(crate) fn noted(&mut self, sampler: &SamplingSessionId, block: i64) {
+        self.blocks.entry((sampler.clone(), block)).or_insert(0);
+    }
+
+    /// Takes out the blocks that none of the samples here belongs to.
+    pub(crate) fn take_idle_blocks(&mut self) -> Vec<(SamplingSessionId, i64)> {
+        self.blocks.extract_if(|_, count| *count == 0).map(|(key, _)| key).collect()
+    }
+
+    /// What a feed tells after `cursor`.
+    pub(crate) fn feed_page(&self, id: &FeedId, cursor: u64, max: usize) -> FeedPage {
+        let (ended, cursor) = self.feeds.page(id, cursor, max);
+        let ended = ended.into_iter().map(|request_id| {
+            let bytes = match self.by_id.get(&request_id).map(|sample| &sample.state) {
+                Some(State::Finished { outcome: Outcome::Done(result), .. }) => Some(result.len()),
+                Some(State::Queued | State::Claimed | State::Finished { .. }) | None => None,
+            };
+            EndedSample { request_id, bytes }
+        });
+        FeedPage { ended: ended.collect(), cursor }
+    }
+
+    /// Drops a sample of this sampler that its client has received.
+    pub(crate) fn retrieved(
+        &mut self,
+        tenant: &TenantId,
+        sampler: &SamplingSessionId,
+        id: &RequestId,
+    ) {
+        let Some(sample) = self.by_id.get(id) else { return };
+        let ended = matches!(sample.state, State::Finished { .. });
+        if ended && sample.tenant == *tenant && sample.session == *sampler {
+            self.remove(id, false);
+        }
+    }
+
     /// Drops what ended before `before`.
     pub(crate) fn sweep(&mut self, before: Duration) {
         while self.finished.front().is_some_and(|&(at, _)| at <= before) {
-            if let Some((_, id)) = self.finished.pop_front() {
-                self.remove(&id);
+            let Some((at, id)) = self.finished.pop_front() else { break };
+            // A number that was used again has the same id.
+            let due = self.by_id.get(&id).is_some_and(
+                |sample| matches!(sample.state, State::Finished { at: ended, .. } if ended == at),
+            );
+            if due {
+                self.remove(&id, true);
             }
         }
         let by_id = &self.by_id;
         self.delivered.retain(|id| by_id.contains_key(id));
+        self.feeds.tidy();
     }
 
     fn make_room(&mut self, bytes: usize) -> bool {
@@ -259,19 +328,40 @@ impl Samples {
 
     /// Drops the sample whose result was delivered first; false where none was.
     fn drop_delivered(&mut self) -> bool {
-        let Some(id) = self.delivered.pop_front() else { return false };
-        self.remove(&id);
-        true
+        while let Some(id) = self.delivered.pop_front() {
+            let delivered = self.by_id.get(&id).is_some_and(|sample| {
+                matches!(sample.state, State::Finished { delivered: true, .. })
+            });
+            if delivered {
+                self.remove(&id, false);
+                return true;
+            }
+        }
+        false
     }
 
-    fn remove(&mut self, id: &RequestId) {
+    /// Drops a sample. Where it is `missed` and somebody reads its feed, that goes on to tell of it: who asks for
+    /// the result hears that it is gone.
+    fn remove(&mut self, id: &RequestId, missed: bool) {
         let Some(sample) = self.by_id.remove(id) else { return };
         self.bytes -= sample.body.len();
         if let State::Finished { outcome, .. } = &sample.state {
             self.bytes -= outcome_bytes(outcome);
         }
-        if let Some(seq) = sample.seq {
-            self.by_seq.remove(&(sample.session, seq));
+        let Some(seq) = sample.seq else { return };
+        if let State::Finished { delivered, cursor: Some(cursor), .. } = sample.state {
+            let feed = FeedId::of(&sample.session, seq);
+            if delivered || !missed || !self.feeds.is_complete(&feed) {
+                self.feeds.forget(&feed, cursor);
+            }
         }
+        if let Some(count) = self.blocks.get_mut(&block_of(&sample.session, seq)) {
+            *count -= 1;
+        }
+        self.by_seq.remove(&(sample.session, seq));
     }
+}
+
+fn block_of(sampler: &SamplingSessionId, seq: SeqId) -> (SamplingSessionId, i64) {
+    (sampler.clone(), seq.0.div_euclid(BLOCK))
 }

@@ -26,7 +26,10 @@ pub(crate) mod writer;
 
 /// Older ones can lose a transaction when the log is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-const MIGRATIONS: [&str; 1] = [include_str!("sqlite/migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("sqlite/migrations/0001_initial.sql"),
+    include_str!("sqlite/migrations/0002_clones.sql"),
+];
 
 /// The transaction of a group, as one of its writes sees it.
 #[derive(Debug)]

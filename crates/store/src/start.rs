@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use tinsmith_types::ids::{RequestId, TenantId};
+use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId, TenantId};
 use uuid::Uuid;
 
 /// This start and, by id, the secrets of all starts of the data directory.
@@ -33,10 +33,31 @@ impl Starts {
         self.all.extend(starts);
     }
 
+    /// How many there were, this one among them.
+    pub(crate) fn count(&self) -> u64 {
+        self.all.len() as u64
+    }
+
+    /// The id of a sample without a number.
     pub(crate) fn sample_id(&self, tenant: &TenantId) -> RequestId {
         let random = Uuid::new_v4().simple().to_string();
-        let signature = sign(&self.secret, tenant, &random);
-        RequestId(format!("smp-{}-{random}-{signature}", self.current))
+        id(&self.current, &self.secret, tenant, &random)
+    }
+
+    /// The id that a start gave, or would have given, to the sample of this number: who has lost all else can
+    /// still name it.
+    pub(crate) fn sample_id_of(
+        &self,
+        start: &str,
+        tenant: &TenantId,
+        sampler: &SamplingSessionId,
+        seq: SeqId,
+    ) -> Option<RequestId> {
+        let secret = self.all.get(start)?;
+        let mut hasher = blake3::Hasher::new_keyed(secret);
+        hasher.update(&seq.0.to_le_bytes()).update(sampler.0.as_bytes());
+        let name = hasher.finalize().to_hex()[..32].to_owned();
+        Some(id(start, secret, tenant, &name))
     }
 
     /// Whether some start gave this id to this tenant.
@@ -50,6 +71,11 @@ impl Starts {
         };
         self.all.get(start).is_some_and(|secret| sign(secret, tenant, random) == signature)
     }
+}
+
+fn id(start: &str, secret: &[u8; 32], tenant: &TenantId, name: &str) -> RequestId {
+    let signature = sign(secret, tenant, name);
+    RequestId(format!("smp-{start}-{name}-{signature}"))
 }
 
 fn sign(secret: &[u8; 32], tenant: &TenantId, random: &str) -> String {

@@ -105,7 +105,7 @@ impl Store {
 
         let mut starts = Starts::new();
         starts.know(sqlite::begin_start(&conn, &starts.current, starts.secret(), clock.now())?);
-        let index = recover(&conn, &config, &*clock)?;
+        let index = recover(&conn, &config, &*clock, starts.count())?;
         let sessions = LiveSessions::recover(&conn, clock.now())?;
         let readers = Readers::start(&data_dir.database())?;
         let room = Arc::new(Semaphore::new(config.write_queue_max));
@@ -224,8 +224,9 @@ impl Drop for Inner {
 }
 
 /// Finds out whose turn it is.
-fn recover(conn: &Connection, config: &Config, clock: &dyn Clock) -> Result<Index> {
-    let samples = Samples::new(config.samples_max, config.sample_bytes_max);
+fn recover(conn: &Connection, config: &Config, clock: &dyn Clock, starts: u64) -> Result<Index> {
+    // A start has room for so many samples, and cursors stay whole numbers in every language.
+    let samples = Samples::new(config.samples_max, config.sample_bytes_max, starts << 32);
     let mut index = Index::new(samples, config.cache_bytes_max);
     for (model, next) in runs::next_seqs(conn)? {
         index.add_run(&model, next);

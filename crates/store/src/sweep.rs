@@ -25,6 +25,7 @@ impl Store {
             move |tx| {
                 tx.drop_session_keys()?;
                 tx.drop_expired_checkpoints()?;
+                tx.drop_sample_blocks()?;
                 tx.drop_samplers(silent_before)
             },
             |_, ()| {},

@@ -1,4 +1,4 @@
-//! `create_sampling_session`, `samplers/{id}`, `asample`.
+//! `create_sampling_session`, `join_sampling_session`, `samplers/{id}`, `asample`.
 
 use std::fmt;
 
@@ -41,6 +41,24 @@ impl Request for CreateSamplingSessionRequest {
 pub struct CreateSamplingSessionResponse {
     /// The new sampler.
     pub sampling_session_id: SamplingSessionId,
+}
+
+/// Body of `POST join_sampling_session`: another client of a sampler asks for its number.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "join_sampling_session")]
+pub struct JoinSamplingSessionRequest {
+    /// The sampler.
+    pub sampling_session_id: SamplingSessionId,
+}
+
+impl Request for JoinSamplingSessionRequest {}
+
+/// Answer of `POST join_sampling_session`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "join_sampling_session")]
+pub struct JoinSamplingSessionResponse {
+    /// At least 1, and no other client's of this sampler: 0 is the one that opened it.
+    pub client_counter: i64,
 }
 
 /// Answer of `GET samplers/{id}`.

@@ -1,5 +1,7 @@
 //! Polls for results.
 
+use std::time::Duration;
+
 use axum::{
     Extension, Json,
     extract::State,
@@ -9,9 +11,14 @@ use axum::{
 use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
-use tinsmith_store::{Category, Failure, Outcome, QueueState, RequestKind, Retrieved};
+use tinsmith_store::{
+    Category, EndedSample, Failure, FeedQuery, Outcome, Peeked, QueueState, RequestKind, Retrieved,
+};
 use tinsmith_types::{
-    futures::{self, CancelFutureRequest, Failed, Pending, RetrieveFutureRequest},
+    futures::{
+        self, CancelFutureRequest, CompleteMetadata, Failed, FutureCompletion, FuturesTarget,
+        Pending, RetrieveFutureRequest, RetrieveFuturesRequest, RetrieveFuturesResponse,
+    },
     ids::RequestId,
     proto, sampling, training,
 };
@@ -32,20 +39,21 @@ pub(crate) async fn retrieve(
     headers: HeaderMap,
     body: body::Json<RetrieveFutureRequest>,
 ) -> Result<Response> {
-    let id = body.value.request_id.clone();
+    let RetrieveFutureRequest { request_id: id, allow_metadata_only } = body.value.clone();
     // A poll waits long and holds nothing.
     drop(body);
-    let wait = app.config.poll_wait_max;
-    let stop = async {
-        match stopping {
-            Some(Extension(stopping)) => stopping.wait().await,
-            None => std::future::pending().await,
-        }
-    };
-    let retrieved = tokio::select! {
+    let bytes_max = if allow_metadata_only { app.config.unannounced_bytes_max } else { usize::MAX };
+    let peeked = tokio::select! {
         biased;
-        retrieved = app.store.retrieve(&tenant, &id, wait) => retrieved?,
-        () = stop => return Ok(pending(QueueState::Active)),
+        peeked = app.store.peek(&tenant, &id, app.config.poll_wait_max, bytes_max) => peeked?,
+        () = stop(stopping) => return Ok(come_back()),
+    };
+    let retrieved = match peeked {
+        Peeked::Larger { bytes } => {
+            let response_payload_size = bytes as u64;
+            return Ok(Json(CompleteMetadata { response_payload_size }).into_response());
+        }
+        Peeked::Whole(retrieved) => retrieved,
     };
     match retrieved {
         Retrieved::Pending(state) => Ok(pending(state)),
@@ -54,6 +62,56 @@ pub(crate) async fn retrieve(
         Retrieved::Finished { kind, outcome: Outcome::Done(result) } => {
             done(kind, result, negotiate::wants_protobuf(&headers))
         }
+    }
+}
+
+/// `POST retrieve_futures`: which samples of a client have ended. Waits for one if there is none.
+pub(crate) async fn retrieve_many(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    stopping: Option<Extension<Stopping>>,
+    body: body::Json<RetrieveFuturesRequest>,
+) -> Result<Response> {
+    let RetrieveFuturesRequest { target, prev_cursor, timeout, retrieved_request_ids } =
+        body.value.clone();
+    drop(body);
+    let FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id } = target;
+    let wait_max = app.config.poll_wait_max;
+    let wait = match timeout.map(Duration::try_from_secs_f64) {
+        None => wait_max,
+        Some(Ok(wait)) => wait.min(wait_max),
+        Some(Err(_)) => {
+            let detail = "timeout must be a number of seconds, 0 or more";
+            return Err(Error::invalid("invalid_timeout", detail));
+        }
+    };
+    let query = FeedQuery {
+        sampling_session_id,
+        clone: cloned_sampler_id,
+        cursor: prev_cursor,
+        retrieved: retrieved_request_ids,
+    };
+    let page = tokio::select! {
+        biased;
+        page = app.store.feed(&tenant, query, wait) => page?,
+        () = stop(stopping) => return Ok(come_back()),
+    };
+    let completion = |EndedSample { request_id, bytes }| match bytes {
+        Some(bytes) => FutureCompletion::Finished {
+            request_id,
+            response_payload_uncompressed_size: Some(bytes as u64),
+        },
+        None => FutureCompletion::Failed { request_id },
+    };
+    let completions = page.ended.into_iter().map(completion).collect();
+    Ok(Json(RetrieveFuturesResponse { completions, cursor: page.cursor }).into_response())
+}
+
+/// Returns when the server begins to stop.
+async fn stop(stopping: Option<Extension<Stopping>>) {
+    match stopping {
+        Some(Extension(stopping)) => stopping.wait().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -92,7 +150,21 @@ fn pending(state: QueueState) -> Response {
             (futures::QueueState::PausedRateLimit, Some("the tenant's share is used up"))
         }
     };
-    let body = Pending { queue_state, queue_state_reason: reason.map(str::to_owned) };
+    let reason = reason.map(str::to_owned);
+    let body = Pending { queue_state, queue_state_reason: reason, retry_after_ms: None };
+    (StatusCode::REQUEST_TIMEOUT, Json(body)).into_response()
+}
+
+/// How long a client is asked to leave a server alone that stops.
+const STOPPING_RETRY_MS: u64 = 1000;
+
+/// The server stops, and its successor knows the answer.
+fn come_back() -> Response {
+    let body = Pending {
+        queue_state: futures::QueueState::Active,
+        queue_state_reason: None,
+        retry_after_ms: Some(STOPPING_RETRY_MS),
+    };
     (StatusCode::REQUEST_TIMEOUT, Json(body)).into_response()
 }
 

@@ -8,7 +8,8 @@ use tinsmith_types::{
     path::{CheckpointKind, CheckpointPath},
     queued::QueuedRequest,
     sampling::{
-        CreateSamplingSessionRequest, CreateSamplingSessionResponse, SampleRequest, SamplerInfo,
+        CreateSamplingSessionRequest, CreateSamplingSessionResponse, JoinSamplingSessionRequest,
+        JoinSamplingSessionResponse, SampleRequest, SamplerInfo,
     },
 };
 
@@ -46,6 +47,20 @@ pub(crate) async fn create_session(
     let session = app.store.create_sampling_session(&tenant, new).await?;
     tracing::info!(sampler.id = %session.id, base_model = session.base_model, "sampler created");
     Ok(Json(CreateSamplingSessionResponse { sampling_session_id: session.id }))
+}
+
+/// `POST join_sampling_session`: a number for another client of a sampler.
+pub(crate) async fn join_session(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: body::Json<JoinSamplingSessionRequest>,
+) -> Result<Json<JoinSamplingSessionResponse>> {
+    let id = body.value.sampling_session_id;
+    let session = app.store.sampling_session(&tenant, &id).await?;
+    app.store.heartbeat(&tenant, &session.session_id).await?;
+    let client_counter = app.store.join_sampler(&tenant, &id).await?;
+    tracing::info!(sampler.id = %id, client_counter, "sampler joined");
+    Ok(Json(JoinSamplingSessionResponse { client_counter }))
 }
 
 /// `GET samplers/{sampler_id}`.

@@ -37,7 +37,13 @@ pub(crate) async fn metrics(State(app): State<Shared>) -> Response {
 
 /// `POST client/config`. Flags that are left out keep the SDK's defaults.
 pub(crate) async fn client_config(_: body::Json<ClientConfigRequest>) -> Json<ClientConfig> {
-    Json(ClientConfig { proto_compress_fwdbwd: Some(true), ..ClientConfig::default() })
+    Json(ClientConfig {
+        parallel_fwdbwd_chunks: Some(true),
+        proto_compress_fwdbwd: Some(true),
+        sample_use_retrieve_futures: Some(true),
+        sample_join_sampling_session: Some(true),
+        ..ClientConfig::default()
+    })
 }
 
 /// `POST client/dynamic_config`. A sample that nobody waits for takes room from others.

@@ -57,6 +57,7 @@ pub(crate) fn config() -> Config {
         loopback_only: true,
         connections_max: 100,
         poll_wait_max: Duration::from_millis(50),
+        unannounced_bytes_max: usize::MAX,
         drain_max: Duration::from_secs(10),
         lora_rank_max: 64,
         datums_max: 1024,
@@ -96,6 +97,7 @@ fn store_config() -> tinsmith_store::Config {
         write_queue_max: 1000,
         samples_max: 100,
         sample_bytes_max: 1 << 24,
+        feed_page_max: 16,
         cache_bytes_max: 1 << 24,
         claim_bytes_max: 1 << 24,
         pending_requests_per_run_max: 100,
@@ -111,7 +113,12 @@ fn store_config() -> tinsmith_store::Config {
 impl Server {
     /// A server whose worker runs.
     pub(crate) fn start() -> Self {
-        let mut server = Self::without_worker();
+        Self::start_with(config())
+    }
+
+    /// The same within other limits.
+    pub(crate) fn start_with(config: Config) -> Self {
+        let mut server = Self::with(config);
         server.worker = Some(tokio::spawn(crate::worker::run(server.store.clone())));
         server
     }

@@ -59,7 +59,7 @@ async fn stop_answers_open_polls_at_once() {
     stop.send(()).unwrap();
     let answer = poll.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout"), "{answer}");
-    assert!(answer.ends_with(r#"{"queue_state":"active"}"#), "{answer}");
+    assert!(answer.ends_with(r#"{"queue_state":"active","retry_after_ms":1000}"#), "{answer}");
     task.await.unwrap();
     assert!(TcpStream::connect(address).is_err());
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId};
 
 use super::{Fixture, done, failure};
-use crate::{Error, NewSample, NewSamplingSession, Outcome, RequestKind, Retrieved};
+use crate::{Error, NewSample, NewSamplingSession, Outcome, Peeked, RequestKind, Retrieved};
 
-async fn sampler(fixture: &Fixture) -> SamplingSessionId {
+pub(super) async fn sampler(fixture: &Fixture) -> SamplingSessionId {
     let id = SamplingSessionId(format!("{}:sample:0", fixture.session));
     let new = NewSamplingSession {
         id: id.clone(),
@@ -22,7 +22,7 @@ async fn sampler(fixture: &Fixture) -> SamplingSessionId {
     id
 }
 
-fn sample(sampler: &SamplingSessionId, seq: i64) -> NewSample {
+pub(super) fn sample(sampler: &SamplingSessionId, seq: i64) -> NewSample {
     NewSample {
         sampling_session_id: sampler.clone(),
         seq_id: Some(SeqId(seq)),
@@ -162,4 +162,21 @@ async fn who_claimed_a_sample_is_told_once_that_it_was_cancelled() {
     let outcome = Outcome::Failed(failure("cancelled"));
     let expected = Retrieved::Finished { kind: RequestKind::Sample, outcome };
     assert_eq!(fixture.retrieve(&ids[0]).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_large_result_is_announced_and_not_delivered() {
+    let fixture = Fixture::new(None).await;
+    let sampler = sampler(&fixture).await;
+    let id = submit(&fixture, &sampler, 0).await.unwrap();
+    fixture.store.complete(vec![done(&id, "tokens")]).await.remove(0).unwrap();
+    let peek = |bytes_max| fixture.store.peek(&fixture.tenant, &id, Duration::ZERO, bytes_max);
+    assert_eq!(peek(5).await.unwrap(), Peeked::Larger { bytes: 6 });
+    // It makes no room for others yet.
+    for seq in 1..8 {
+        submit(&fixture, &sampler, seq).await.unwrap();
+    }
+    assert!(matches!(submit(&fixture, &sampler, 8).await, Err(Error::Full)));
+    assert!(matches!(peek(6).await.unwrap(), Peeked::Whole(Retrieved::Finished { .. })));
+    submit(&fixture, &sampler, 8).await.unwrap();
 }

@@ -1,11 +1,15 @@
 //! Statements about sampling sessions.
 
 use rusqlite::{Connection, OptionalExtension, Row};
-use tinsmith_types::ids::{SamplingSessionId, SessionId, TenantId};
+use tinsmith_types::{
+    futures::SAMPLES_PER_CLONE,
+    ids::{SamplingSessionId, SessionId, TenantId},
+};
 
 use crate::{
     BlobId, Digest, Error, NewSamplingSession, Result, SamplingSessionRecord,
-    sqlite::{Tx, found, sessions, time},
+    feeds::{BLOCK, FeedId, LostBlock},
+    sqlite::{Tx, found, sessions, signed, time},
 };
 
 impl Tx<'_> {
@@ -52,6 +56,58 @@ impl Tx<'_> {
         sampling_session(self.conn, tenant, &new.id)
     }
 
+    /// The next number of a client.
+    pub(crate) fn join_sampler(&self, tenant: &TenantId, id: &SamplingSessionId) -> Result<i64> {
+        let update =
+            "UPDATE sampling_sessions SET clones = clones + 1 WHERE id = ?1 AND tenant = ?2
+            RETURNING clones";
+        let mut update = self.conn.prepare_cached(update)?;
+        let joined = update.query_row((&id.0, &tenant.0), |row| row.get(0));
+        found(joined, || format!("sampling session {id}"))
+    }
+
+    /// Writes down that samples of this start may have numbers of this block.
+    pub(crate) fn note_sample_block(&self, id: &SamplingSessionId, block: i64) -> Result<()> {
+        let insert = "INSERT OR IGNORE INTO sample_blocks (sampling_session_id, start_id, block)
+            VALUES (?1, ?2, ?3)";
+        let start = &self.shared.starts.current;
+        self.conn.prepare_cached(insert)?.execute((&id.0, start, block))?;
+        Ok(())
+    }
+
+    /// Drops the blocks of samples that nobody waits for, and those of samplers that are gone.
+    pub(crate) fn drop_sample_blocks(&self) -> Result<()> {
+        // Taken here, on the writer's thread: who submits to such a block from now on writes it down again,
+        // behind this.
+        let idle = self.shared.index().samples.take_idle_blocks();
+        let delete = "DELETE FROM sample_blocks
+            WHERE sampling_session_id = ?1 AND start_id = ?2 AND block = ?3";
+        let mut delete = self.conn.prepare_cached(delete)?;
+        for (id, block) in idle {
+            delete.execute((&id.0, &self.shared.starts.current, block))?;
+        }
+        self.conn.execute(
+            "DELETE FROM sample_blocks WHERE NOT EXISTS
+                (SELECT 1 FROM sampling_sessions WHERE id = sampling_session_id)",
+            [],
+        )?;
+        Ok(())
+    }
+
+    /// A client has been told of everything that it lost with earlier starts.
+    pub(crate) fn forget_lost(&self, feed: &FeedId) -> Result<()> {
+        let delete = "DELETE FROM sample_blocks
+            WHERE sampling_session_id = ?1 AND start_id <> ?2 AND block BETWEEN ?3 AND ?4";
+        let (first, last) = blocks(feed);
+        self.conn.prepare_cached(delete)?.execute((
+            &feed.sampler.0,
+            &self.shared.starts.current,
+            first,
+            last,
+        ))?;
+        Ok(())
+    }
+
     /// Drops the samplers of sessions that ended and were last heard of before `before`, in
     /// microseconds: nobody can sample from them any more.
     pub(crate) fn drop_samplers(&self, before: i64) -> Result<()> {
@@ -63,6 +119,34 @@ impl Tx<'_> {
         )?;
         Ok(())
     }
+}
+
+/// At most `max` blocks in which starts other than `current` may have left samples of a client without an end.
+pub(crate) fn lost_blocks(
+    conn: &Connection,
+    feed: &FeedId,
+    current: &str,
+    max: usize,
+) -> Result<Vec<LostBlock>> {
+    let mut select = conn.prepare_cached(
+        "SELECT start_id, block FROM sample_blocks
+         WHERE sampling_session_id = ?1 AND start_id <> ?2 AND block BETWEEN ?3 AND ?4
+         ORDER BY block DESC LIMIT ?5",
+    )?;
+    let (first, last) = blocks(feed);
+    let rows = select
+        .query_map((&feed.sampler.0, current, first, last, signed(max as u64)), |row| {
+            Ok(LostBlock { start: row.get(0)?, block: row.get(1)? })
+        })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The first and the last block of a client; no block belongs to two.
+fn blocks(feed: &FeedId) -> (i64, i64) {
+    const _: () = assert!(SAMPLES_PER_CLONE % BLOCK == 0);
+    let per_clone = SAMPLES_PER_CLONE / BLOCK;
+    let first = feed.clone.saturating_mul(per_clone);
+    (first, first.saturating_add(per_clone - 1))
 }
 
 pub(crate) fn sampling_session(

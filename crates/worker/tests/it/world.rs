@@ -313,6 +313,7 @@ async fn open(dir: &TempDir) -> Store {
         write_queue_max: 64,
         samples_max: 64,
         sample_bytes_max: 1 << 20,
+        feed_page_max: 16,
         cache_bytes_max: 1 << 20,
         claim_bytes_max: 1 << 20,
         pending_requests_per_run_max: 100,

@@ -179,3 +179,20 @@ async fn full_table_asks_to_wait() {
     let last = last.unwrap();
     assert_eq!((last.status.as_u16(), last.headers["retry-after"].to_str().unwrap()), (429, "1"));
 }
+
+#[tokio::test]
+async fn clones_get_numbers_of_their_own() {
+    let server = Server::without_worker();
+    let (session, sampler) = server.sampler().await;
+    let join = async |id: &str| {
+        let body = json!({"sampling_session_id": id, "type": "join_sampling_session"});
+        server.post("join_sampling_session", body).await.line()
+    };
+    assert_snapshot!(join(&sampler).await, @r#"200 {"client_counter":1,"type":"join_sampling_session"}"#);
+    assert_snapshot!(join(&sampler).await, @r#"200 {"client_counter":2,"type":"join_sampling_session"}"#);
+    assert_snapshot!(join("x").await, @r#"404 {"code":"not_found","detail":"sampling session x not found"}"#);
+    server
+        .post(&format!("sessions/{session}/finish"), json!({"reason": {"type": "success"}}))
+        .await;
+    assert_snapshot!(join(&sampler).await, @r#"410 {"code":"session_finished","detail":"the session has finished or expired; open a new one"}"#);
+}

@@ -55,9 +55,11 @@ async fn root_lists_all_endpoints() {
     POST /api/v1/load_weights
     POST /api/v1/weights_info
     POST /api/v1/create_sampling_session
+    POST /api/v1/join_sampling_session
     GET /api/v1/samplers/{sampler_id}
     POST /api/v1/asample
     POST /api/v1/retrieve_future
+    POST /api/v1/retrieve_futures
     POST /api/v1/cancel_future
     GET /api/v1/training_runs
     GET /api/v1/training_runs/{run_id}
@@ -75,7 +77,7 @@ async fn root_lists_all_endpoints() {
 async fn client_flags() {
     let server = Server::without_worker();
     let body = json!({"sdk_version": "0.38.0"});
-    assert_snapshot!(server.post("client/config", body.clone()).await.line(), @r#"200 {"proto_compress_fwdbwd":true}"#);
+    assert_snapshot!(server.post("client/config", body.clone()).await.line(), @r#"200 {"parallel_fwdbwd_chunks":true,"proto_compress_fwdbwd":true,"sample_join_sampling_session":true,"sample_use_retrieve_futures":true}"#);
     assert_snapshot!(server.post("client/dynamic_config", body).await.line(), @r#"200 {"sample_cancel_enabled":true}"#);
 }
 
