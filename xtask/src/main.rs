@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 mod bench;
+mod compat;
 mod golden;
 mod python;
 mod requirements;
@@ -24,6 +25,8 @@ usage: cargo xtask <task>
   tidy            the checks of the house that no lint makes
   requirements    every row of docs/requirements.md that is shown names a proof that exists
   golden          makes the golden numbers again with PyTorch (needs the network once, for pip)
+  compat          drives versions of the official SDK against the server and writes docs/compatibility.md;
+                  --all, --check, --newest or VERSION… (needs the network once for each version, for pip)
   bench           training, sampling and latency figures of this machine";
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn task() -> Result<()> {
         "tidy" => tidy::run(&root),
         "requirements" => requirements::run(&root),
         "golden" => golden::run(&root),
+        "compat" => compat::run(&root, &rest),
         "bench" => bench::run(&root, &rest),
         "" | "help" | "--help" | "-h" => {
             say(USAGE);

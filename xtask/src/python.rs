@@ -79,7 +79,7 @@ impl Environment {
 
 /// `$XDG_CACHE_HOME/tinsmith`, else `~/.cache/tinsmith`.
 #[expect(clippy::disallowed_methods, reason = "xtask has no configuration to read it in")]
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let base = match env::var("XDG_CACHE_HOME") {
         Ok(folder) if !folder.is_empty() => PathBuf::from(folder),
         _ => Path::new(&env::var("HOME").context("read HOME")?).join(".cache"),

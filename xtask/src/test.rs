@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    bench, python, requirements,
+    bench, compat, python, requirements,
     run::{output, run as exec, run_with},
     say, tidy,
     tools::{DENY, MACHETE, NEXTEST},
@@ -32,6 +32,7 @@ const STAGES: &[Stage] = &[
     ("bench smoke", bench::smoke),
     ("quickstart", quickstart),
     ("e2e", e2e),
+    ("compat", compat::check),
 ];
 
 /// The task: the stages named, or all; stops at the first that fails.
@@ -96,7 +97,8 @@ fn tests(root: &Path) -> Result<()> {
     run_with(root, "cargo", &arguments, &[("INSTA_UPDATE", "no")])
 }
 
-fn binary(root: &Path) -> Result<String> {
+/// The server, built as it is released.
+pub(crate) fn binary(root: &Path) -> Result<String> {
     exec(root, "cargo", &["build", "--release", "--locked", "--quiet"])?;
     let metadata = output(root, "cargo", &["metadata", "--format-version", "1", "--no-deps"])
         .context("ask cargo for its target folder")?;
