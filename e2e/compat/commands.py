@@ -4,6 +4,8 @@ import datetime
 import importlib
 import json
 import pathlib
+import subprocess
+import sys
 
 import tinker
 from rest import fresh_checkpoint
@@ -51,6 +53,9 @@ def run(*arguments, stdin=None, as_json=False):
 @covers("tinker version")
 def version(world, call):
     assert tinker.__version__ in run("version")
+    # Once as the program that users start.
+    process = subprocess.run([sys.executable, "-m", "tinker.cli", "run", "info", "nobody:train:0"], capture_output=True, text=True)
+    assert process.returncode == 1 and "nobody" in process.stderr and "Traceback" not in process.stderr, process
 
 
 @covers("tinker run list")
