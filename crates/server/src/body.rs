@@ -152,16 +152,10 @@ async fn read(
     let mut stream = body.into_data_stream();
     let reading = async {
         match read_within(app, headers, &mut stream).await {
-            // A client that is still sending would see a broken connection, and try again for minutes,
-            // instead of the answer.
-            Err(Error::BodyTooLarge { bytes_max, stage, mut head }) => {
-                discard(&mut stream, app.config.body_bytes_max.saturating_mul(8), &mut head).await;
-                Err(Error::BodyTooLarge { bytes_max, stage, head })
-            }
-            Err(error @ Error::Full { .. }) => {
-                let mut head = Bytes::new();
-                discard(&mut stream, app.config.body_bytes_max.saturating_mul(8), &mut head).await;
-                Err(error)
+            // It was refused by its length alone; which request it is stands at its beginning.
+            Err(Error::BodyTooLarge { bytes_max, stage, head }) if head.is_empty() => {
+                let part = stream.next().await.and_then(Result::ok).unwrap_or_default();
+                Err(Error::BodyTooLarge { bytes_max, stage, head: beginning(&part) })
             }
             other => other,
         }
@@ -175,10 +169,8 @@ async fn read_within(
     stream: &mut BodyDataStream,
 ) -> Result<(Bytes, OwnedSemaphorePermit)> {
     let bytes_max = app.config.body_bytes_max;
-    let too_large = |read: &[u8]| {
-        let head = Bytes::copy_from_slice(&read[..HEAD_BYTES.min(read.len())]);
-        Error::BodyTooLarge { bytes_max, stage: "as sent", head }
-    };
+    let too_large =
+        |read: &[u8]| Error::BodyTooLarge { bytes_max, stage: "as sent", head: beginning(read) };
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|declared: usize| declared > bytes_max) {
@@ -209,18 +201,8 @@ fn acquire(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit
         .map_err(|_| Error::Full { what: "the budget of request bodies" })
 }
 
-/// Reads on without keeping anything; fills an empty head.
-async fn discard(stream: &mut BodyDataStream, bytes_max: usize, head: &mut Bytes) {
-    let mut discarded = 0;
-    while let Some(Ok(part)) = stream.next().await {
-        if head.is_empty() {
-            *head = Bytes::copy_from_slice(&part[..HEAD_BYTES.min(part.len())]);
-        }
-        discarded += part.len();
-        if discarded > bytes_max {
-            return;
-        }
-    }
+fn beginning(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(&bytes[..HEAD_BYTES.min(bytes.len())])
 }
 
 /// Decompresses with a hard bound on what comes out, whatever the frame declares.
@@ -242,7 +224,7 @@ fn decompress(
         }
         if plain.len() > config.decompressed_bytes_max {
             let bytes_max = config.decompressed_bytes_max;
-            let head = Bytes::copy_from_slice(&plain[..HEAD_BYTES.min(plain.len())]);
+            let head = beginning(&plain);
             return Err(Error::BodyTooLarge { bytes_max, stage: "after decompression", head });
         }
         permit.merge(acquire(budget, count)?);

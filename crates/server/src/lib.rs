@@ -7,6 +7,7 @@ mod body;
 mod catalog;
 mod check;
 mod config;
+mod drain;
 mod error;
 mod id;
 mod negotiate;

@@ -16,6 +16,7 @@ use tinsmith_store::{Store, clock::Clock};
 use crate::{
     catalog::Catalog,
     config::Config,
+    drain,
     error::Error,
     origin,
     routes::{
@@ -42,6 +43,7 @@ pub fn router(
         .fallback(no_endpoint)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), origin::same))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), drain::drain))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), trace::trace))
         .with_state(app)
 }

@@ -1,7 +1,7 @@
 //! A recording's requests on their way to a real server, with its ids and numbers in place of the recorded
 //! ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use prost::Message as _;
@@ -43,15 +43,14 @@ pub(crate) struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
+    fn empty(server: &'a Server) -> Self {
+        let (names, sessions, shifts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { server, names, sessions, shifts, cursor: json!(0) }
+    }
+
     /// Makes what the recording takes for granted.
     pub(crate) async fn new(server: &'a Server, recording: &Recording) -> Self {
-        let mut this = Self {
-            server,
-            names: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            shifts: BTreeMap::new(),
-            cursor: json!(0),
-        };
+        let mut this = Self::empty(server);
         let requests = || recording.exchanges.iter().map(|exchange| &exchange.request);
         let (named, made) = (Named::by(requests()), recording::made(requests()));
         this.prepare_sessions(&named).await;
@@ -65,6 +64,31 @@ impl<'a> Conversation<'a> {
             this.prepare_loss(loss).await;
         }
         this
+    }
+
+    /// Makes what these requests name; all their runs are one. Returns it too, with its next number.
+    pub(crate) async fn about(
+        server: &'a Server,
+        requests: &[Request],
+    ) -> (Self, Option<(String, i64)>) {
+        let mut this = Self::empty(server);
+        let named = Named::by(requests.iter());
+        this.prepare_sessions(&named).await;
+        let mut one = None;
+        if let Some(run) = named.runs.first() {
+            let checkpoints = named.checkpoints.iter();
+            let checkpoints = checkpoints.map(|(_, kind, name)| (kind.as_str(), name.as_str()));
+            let (model, order) = this.make_run(run, checkpoints.collect()).await;
+            this.names.extend(named.runs.iter().map(|run| (run.clone(), model.clone())));
+            one = Some((model, order));
+        }
+        for sampler in &named.samplers {
+            this.prepare_sampler(sampler).await;
+        }
+        for loss in &named.losses {
+            this.prepare_loss(loss).await;
+        }
+        (this, one)
     }
 
     async fn prepare_sessions(&mut self, named: &Named) {
@@ -85,6 +109,20 @@ impl<'a> Conversation<'a> {
     }
 
     async fn prepare_run(&mut self, run: &str, recording: &Recording, named: &Named, made: &Named) {
+        let missing = named.checkpoints.difference(&made.checkpoints);
+        let of_run = missing.filter(|(of, _, _)| of == run);
+        let checkpoints = of_run.map(|(_, kind, name)| (kind.as_str(), name.as_str())).collect();
+        let (model, order) = self.make_run(run, checkpoints).await;
+        let numbers = recording.exchanges.iter().filter_map(|exchange| {
+            let says = exchange.request.says();
+            says["seq_id"].as_i64().filter(|_| says["model_id"] == json!(run))
+        });
+        self.shifts.insert(run.to_owned(), order - numbers.min().unwrap_or(1));
+        self.names.insert(run.to_owned(), model);
+    }
+
+    /// A run with checkpoints of these kinds and names. Returns its id and its next number.
+    async fn make_run(&self, run: &str, checkpoints: BTreeSet<(&str, &str)>) -> (String, i64) {
         let (session, number) = run.split_once(":train:").unwrap_or(("session-a", "90"));
         let body = json!({
             "session_id": self.sessions[session], "model_seq_id": number.parse::<i64>().unwrap(),
@@ -92,28 +130,22 @@ impl<'a> Conversation<'a> {
         });
         let created = self.server.done("create_model", &body).await;
         let model = created["model_id"].as_str().unwrap_or_else(|| panic!("{created}")).to_owned();
-        let mut order = 0;
-        let missing = named.checkpoints.difference(&made.checkpoints);
-        for (_, kind, name) in missing.filter(|(of, _, _)| of == run) {
-            let endpoint = match kind.as_str() {
+        let mut order = 1;
+        for (kind, name) in checkpoints {
+            let endpoint = match kind {
                 "weights" => "save_weights",
                 "sampler_weights" => "save_weights_for_sampler",
                 _ => "save_weights_external",
             };
             let body = json!({
-                "model_id": model, "seq_id": order + 1, "path": name, "user_metadata": {"k": "v"},
+                "model_id": model, "seq_id": order, "path": name, "user_metadata": {"k": "v"},
                 "ttl_seconds": 86_400,
             });
             let saved = self.server.done(endpoint, &body).await;
             // A refusal is seen where the checkpoint is missed.
             order += i64::from(saved.get("path").is_some());
         }
-        let numbers = recording.exchanges.iter().filter_map(|exchange| {
-            let says = exchange.request.says();
-            says["seq_id"].as_i64().filter(|_| says["model_id"] == json!(run))
-        });
-        self.shifts.insert(run.to_owned(), order + 1 - numbers.min().unwrap_or(1));
-        self.names.insert(run.to_owned(), model);
+        (model, order)
     }
 
     async fn prepare_sampler(&mut self, sampler: &str) {
@@ -212,7 +244,8 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn batch(&self, request: &Request) -> ForwardBackwardRequest {
+    /// A recorded protobuf body.
+    pub(crate) fn batch(&self, request: &Request) -> ForwardBackwardRequest {
         let mut bytes = BASE64.decode(request.body["raw_base64"].as_str().unwrap()).unwrap();
         if request.body["encoding"] == json!("protobuf+zstd") {
             bytes = zstd::decode_all(&bytes[..]).unwrap();

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod conversation;
+mod mutations;
+mod random;
 mod recording;
 mod refusals;
 mod replay;

@@ -113,13 +113,19 @@ impl Server {
 
     /// Polls until there is a result.
     pub(crate) async fn result(&self, request_id: &str) -> Value {
-        loop {
+        self.result_within(request_id, usize::MAX).await.unwrap()
+    }
+
+    /// Polls so many times, each for half a minute.
+    pub(crate) async fn result_within(&self, request_id: &str, polls: usize) -> Option<Value> {
+        for _ in 0..polls {
             let reply = self.post("retrieve_future", &json!({"request_id": request_id})).await;
             if reply.status != 408 {
                 assert_eq!(reply.status, 200, "{reply:?}");
-                return reply.json();
+                return Some(reply.json());
             }
         }
+        None
     }
 
     /// Submits it and waits for its result; returns the refusal if it is refused.

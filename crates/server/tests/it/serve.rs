@@ -91,3 +91,34 @@ async fn a_400_has_its_length_on_the_wire() {
     stop.send(()).unwrap();
     task.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_refusal_does_not_break_the_connection_of_what_is_still_being_sent() {
+    let server = Server::without_worker();
+    let (address, stop, task) = serve(&server, config()).await;
+    let json = "content-type: application/json\r\n";
+    for (head, status) in [
+        (format!("POST /api/v1/nowhere HTTP/1.1\r\n{json}"), 404),
+        (format!("POST /api/v1/get_server_capabilities HTTP/1.1\r\n{json}"), 405),
+        (format!("POST /api/v1/optim_step HTTP/1.1\r\n{json}content-encoding: gzip\r\n"), 400),
+        (format!("POST /api/v1/optim_step HTTP/1.1\r\n{json}origin: http://elsewhere\r\n"), 403),
+    ] {
+        let body = " ".repeat(3 << 20);
+        let length = body.len();
+        let next = "GET /api/v1/healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let mut stream = TcpStream::connect(address).unwrap();
+        let answers = tokio::task::spawn_blocking(move || {
+            let first = format!("{head}host: localhost\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(first.as_bytes()).unwrap();
+            stream.write_all(next.as_bytes()).unwrap();
+            let mut answers = String::new();
+            stream.read_to_string(&mut answers).unwrap();
+            answers
+        });
+        let answers = answers.await.unwrap();
+        assert!(answers.starts_with(&format!("HTTP/1.1 {status} ")), "{answers}");
+        assert!(answers.ends_with(r#"{"status":"ok"}"#), "{answers}");
+    }
+    stop.send(()).unwrap();
+    task.await.unwrap();
+}

@@ -86,6 +86,8 @@ pub(super) fn request(endpoint: &str) -> Option<Check> {
             read::<sampling::SampleRequest>(body)
         },
         "POST create_sampling_session" => read::<sampling::CreateSamplingSessionRequest>,
+        "POST retrieve_futures" => read::<futures::RetrieveFuturesRequest>,
+        "POST join_sampling_session" => read::<sampling::JoinSamplingSessionRequest>,
         "POST cancel_future" => read::<futures::CancelFutureRequest>,
         "POST weights_info" => read::<weights::WeightsInfoRequest>,
         "PUT training_runs/*/checkpoints/weights/*/ttl"
@@ -128,6 +130,8 @@ pub(super) fn response(endpoint: &str, exchange: &Value) -> Option<Check> {
         | "POST save_weights_external"
         | "POST create_custom_loss" => round_trip::<futures::UntypedFuture>,
         "POST create_sampling_session" => round_trip::<sampling::CreateSamplingSessionResponse>,
+        "POST retrieve_futures" => round_trip::<futures::RetrieveFuturesResponse>,
+        "POST join_sampling_session" => round_trip::<sampling::JoinSamplingSessionResponse>,
         "GET samplers/*" => round_trip::<sampling::SamplerInfo>,
         "POST weights_info" => round_trip::<weights::WeightsInfoResponse>,
         "GET training_runs" => round_trip::<runs::ListTrainingRunsResponse>,
