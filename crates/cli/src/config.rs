@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tinsmith_backend_cpu::{DtypeChoice, KernelChoice};
+use tinsmith_server::{Priced, Prices};
 
 use crate::{device, hub};
 
@@ -76,6 +77,11 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     ("lora_rank_max", "512", "highest LoRA rank"),
     ("session_timeout_s", "86400", "seconds without a heartbeat after which a session ends"),
     ("gap_timeout_s", "600", "seconds that requests wait for one that was sent before them"),
+    (
+        "prices",
+        "",
+        "what billing reports: KIND=DOLLARS or NAME:KIND=DOLLARS, a million tokens (training, prefill, prefill_cached, sample) or a gigabyte and month (storage)",
+    ),
     ("result_retention_s", "86400", "seconds that results can be fetched"),
     ("allow_network_fs", "false", "keep the data directory on a network file system all the same"),
     (
@@ -243,6 +249,7 @@ pub(crate) struct Settings {
     pub(crate) session_timeout: Duration,
     pub(crate) gap_timeout: Duration,
     pub(crate) result_retention: Duration,
+    pub(crate) prices: Prices,
     pub(crate) allow_network_fs: bool,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
@@ -291,6 +298,7 @@ impl Settings {
             session_timeout: values.seconds("session_timeout_s")?,
             gap_timeout: values.seconds("gap_timeout_s")?,
             result_retention: values.seconds("result_retention_s")?,
+            prices: prices(&values.list("prices"))?,
             allow_network_fs: values.flag("allow_network_fs")?,
             log: values.text("log").to_owned(),
             log_format,
@@ -364,6 +372,34 @@ fn pairs(items: &[String]) -> Result<BTreeMap<String, String>> {
         pairs.insert(name.to_owned(), value.to_owned());
     }
     Ok(pairs)
+}
+
+/// `KIND=DOLLARS` or, for one base model, `NAME:KIND=DOLLARS`.
+fn prices(items: &[String]) -> Result<Prices> {
+    let mut prices = Prices { general: BTreeMap::new(), of_model: BTreeMap::new() };
+    for item in items {
+        let read = || -> Option<(Option<&str>, Priced, f64)> {
+            let (what, price) = item.rsplit_once('=')?;
+            let (model, kind) = what.rsplit_once(':').map_or((None, what), |(m, k)| (Some(m), k));
+            let kind = Priced::ALL.iter().find(|(name, _)| *name == kind.trim())?.1;
+            let price: f64 = price.trim().parse().ok()?;
+            let is_sound = price.is_finite() && price >= 0.0;
+            (is_sound && (model.is_none() || kind != Priced::Storage))
+                .then_some((model, kind, price))
+        };
+        let (model, kind, price) = read().with_context(|| {
+            format!(
+                "read prices = {item:?}: give KIND=DOLLARS or NAME:KIND=DOLLARS, where KIND is training, \
+                 prefill, prefill_cached or sample, or storage=DOLLARS"
+            )
+        })?;
+        let of = match model {
+            Some(model) => prices.of_model.entry(model.to_owned()).or_default(),
+            None => &mut prices.general,
+        };
+        of.insert(kind, price);
+    }
+    Ok(prices)
 }
 
 /// Bytes, from a number with or without a unit.
@@ -459,6 +495,18 @@ mod tests {
         assert!(message(Some("prot = 3"), &[]).contains("did you mean `port`?"));
         assert!(message(None, &[("TINSMITH_THREAD", "2")]).contains("did you mean `threads`?"));
         assert!(message(Some("zzzzzzzz = 1"), &[]).contains("config show"));
+    }
+
+    #[test]
+    fn prices_are_of_all_models_or_of_one() {
+        let read =
+            |items: &[&str]| prices(&items.iter().map(|&s| s.to_owned()).collect::<Vec<_>>());
+        let found = read(&["training=1.5", "a/b:sample=2", "storage=0.02"]).unwrap();
+        assert_eq!(found.general[&Priced::Training], 1.5);
+        assert_eq!(found.of_model["a/b"][&Priced::Sample], 2.0);
+        for bad in ["training", "x=1", "training=-1", "training=x", "a:storage=1", "training=inf"] {
+            assert!(read(&[bad]).unwrap_err().to_string().contains("give KIND"), "{bad}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::prices::Prices;
+
 /// Every limit of the server, each with its unit.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -47,6 +49,16 @@ pub struct Config {
     pub logprobs_max: usize,
     /// Entries of one page of a listing; a larger `limit` is cut to this.
     pub page_entries_max: u32,
+    /// Rows of usage in one answer; a window with more is answered 400.
+    pub usage_rows_max: u32,
+    /// Entries of the audit log in one answer; a day with more is answered with its newest.
+    pub audit_entries_max: u32,
+    /// Events in one telemetry report. More is answered 400.
+    pub telemetry_events_max: usize,
+    /// Lines of clients' telemetry that are logged in a minute; others are counted only.
+    pub telemetry_lines_max: u32,
+    /// What usage costs.
+    pub prices: Prices,
     /// Bytes of a session's or run's `user_metadata`, as JSON.
     pub metadata_bytes_max: usize,
 }

@@ -15,6 +15,25 @@ pub(crate) fn sends_protobuf(headers: &HeaderMap) -> bool {
     names_protobuf(headers, &header::CONTENT_TYPE)
 }
 
+/// The version of the SDK that asks, by its `User-Agent`; `None` for other programs.
+pub(crate) fn sdk_version(headers: &HeaderMap) -> Option<[u32; 3]> {
+    let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
+    let (program, version) = agent.split_once("Tinker/Python ")?;
+    if !["", "Async"].contains(&program) {
+        return None;
+    }
+    let mut numbers = version.split('.').map(|part| {
+        part[..part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len())].parse().ok()
+    });
+    let mut next = || numbers.next().flatten();
+    Some([next()?, next()?, next().unwrap_or(0)])
+}
+
+/// Whether the program fails on usage of storage that says whether it is for free.
+pub(crate) fn fails_on_free(headers: &HeaderMap) -> bool {
+    sdk_version(headers).is_some_and(|version| version < [0, 27, 0])
+}
+
 /// A name among several, and parameters after `;`, are both allowed.
 fn names_protobuf(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers

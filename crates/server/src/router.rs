@@ -20,7 +20,8 @@ use crate::{
     error::Error,
     origin,
     routes::{
-        checkpoints, futures, runs, sampling, service, sessions, telemetry, training, weights,
+        audit, billing, checkpoints, futures, runs, sampling, search, service, sessions, telemetry,
+        training, weights,
     },
     state::{App, Shared},
     trace,
@@ -99,13 +100,15 @@ fn table() -> Vec<Route> {
         post("/api/v1/client/config", "flags of the SDK", service::client_config),
         post("/api/v1/client/dynamic_config", "flags that the SDK reads again", service::dynamic_config),
         get("/api/v1/get_server_capabilities", "base models that are offered", service::capabilities),
-        post("/api/v1/telemetry", "takes the SDK's telemetry and keeps none of it", telemetry::telemetry),
+        post("/api/v1/telemetry", "logs the SDK's reports without the keys in them", telemetry::telemetry),
 
         post("/api/v1/create_session", "open a session", sessions::create),
         post("/api/v1/session_heartbeat", "keep a session alive", sessions::heartbeat),
         get("/api/v1/sessions", "list sessions, newest first", sessions::list),
+        post("/api/v1/sessions/search", "find sessions", search::search),
         get("/api/v1/sessions/{session_id}", "a session's runs and samplers", sessions::get),
         post("/api/v1/sessions/{session_id}/finish", "end a session", sessions::finish),
+        put("/api/v1/sessions/{session_id}/project", "move a session into a project", sessions::assign_project),
 
         post("/api/v1/create_model", "create a training run", training::create_model),
         post("/api/v1/get_info", "base model, tokenizer and LoRA of a run", runs::get_info),
@@ -137,6 +140,10 @@ fn table() -> Vec<Route> {
         post("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", "let anyone read a checkpoint", checkpoints::publish),
         delete("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", "take that back", checkpoints::unpublish),
         put("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl", "set or remove a checkpoint's expiry", checkpoints::set_ttl),
+
+        get("/api/v1/audit", "what was made, read, changed and deleted, and by whom", audit::list),
+        get("/api/v1/billing/usage/events", "what was used, by the hour", billing::usage),
+        get("/api/v1/billing/usage/checkpoints/current", "checkpoints that are kept, by project", billing::storage),
     ]
 }
 

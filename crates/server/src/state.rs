@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{extract::FromRequestParts, http::request::Parts};
@@ -29,7 +30,11 @@ pub(crate) struct App {
     /// One permit for each KiB of bodies that may be in work.
     pub(crate) body_budget: Arc<Semaphore>,
     unknown_fields: Mutex<BTreeSet<(String, String)>>,
+    /// Since when lines of clients' telemetry are counted, and how many there were.
+    telemetry_lines: Mutex<(Duration, u32)>,
 }
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Unknown fields that are remembered so that each is logged once; a hostile client could send any number.
 const UNKNOWN_FIELDS_MAX: usize = 1000;
@@ -44,7 +49,32 @@ impl App {
     ) -> Self {
         let body_budget = Arc::new(Semaphore::new(config.body_bytes_in_flight_max / 1024));
         let unknown_fields = Mutex::new(BTreeSet::new());
-        Self { config, store, catalog, clock, render_metrics, body_budget, unknown_fields }
+        let telemetry_lines = Mutex::new((clock.monotonic(), 0));
+        Self {
+            config,
+            store,
+            catalog,
+            clock,
+            render_metrics,
+            body_budget,
+            unknown_fields,
+            telemetry_lines,
+        }
+    }
+
+    /// Whether one more line of clients' telemetry may be logged in this minute; says so once if not.
+    pub(crate) fn may_log_telemetry(&self) -> bool {
+        let now = self.clock.monotonic();
+        let mut lines = self.telemetry_lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(lines.0) >= MINUTE {
+            *lines = (now, 0);
+        }
+        lines.1 = lines.1.saturating_add(1);
+        let lines_max = self.config.telemetry_lines_max;
+        if lines.1 == lines_max.saturating_add(1) {
+            tracing::warn!(lines_max, "clients report more than is logged in a minute");
+        }
+        lines.1 <= lines_max
     }
 
     /// Logs a field that no known SDK sends there, the first time that it is seen.

@@ -6,8 +6,11 @@ use tinsmith_types::ids::RequestId;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    Category, Claimed, Completion, Effect, Error, Failure, Outcome, Result, Store, index::Taken,
-    requests::not_found, sqlite::requests, store::Shared,
+    Category, Claimed, Completion, Effect, Error, Failure, Outcome, Result, Store,
+    index::Taken,
+    requests::not_found,
+    sqlite::{ledger, requests},
+    store::Shared,
 };
 
 impl Store {
@@ -82,7 +85,13 @@ impl Store {
                 results.push(Ok(()));
                 continue;
             }
-            let known = self.shared().index().samples.finish(id, completion.outcome, now);
+            let mut index = self.shared().index();
+            if let Effect::Sampled(usage) = completion.effect {
+                let hour = ledger::hour(self.shared().clock.now());
+                index.samples.spend(id, hour, usage);
+            }
+            let known = index.samples.finish(id, completion.outcome, now);
+            drop(index);
             results.push(if known { Ok(()) } else { Err(not_found(id)) });
         }
         if durable.is_empty() {

@@ -39,6 +39,14 @@ pub struct Config {
     pub sample_retention: Duration,
     /// A session without a heartbeat for this long expires.
     pub session_expiry: Duration,
+    /// How long the audit log is kept.
+    pub audit_retention: Duration,
+    /// Entries of the audit log, at most; the oldest go first.
+    pub audit_entries_max: usize,
+    /// How long the ledger of usage is kept, and the spans of samples for traces.
+    pub usage_retention: Duration,
+    /// Spans of samples, at most; the oldest go first.
+    pub sample_spans_max: usize,
     /// How long a blob that nothing refers to stays on disk.
     pub blob_grace: Duration,
     /// Accept a data directory on a network file system, where SQLite's locks may not hold.

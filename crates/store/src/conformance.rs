@@ -11,13 +11,16 @@ use crate::{
     Target,
 };
 
+mod audit;
 mod checkpoints;
 mod faults;
 mod feeds;
 mod journal;
+mod ledger;
 mod requests;
 mod samples;
 mod schedules;
+mod search;
 mod sessions;
 
 /// A store with small limits, its clock, and a session of tenant `a`.
@@ -46,6 +49,10 @@ pub(crate) fn config(data_dir: Option<&Path>) -> Config {
         result_retention: Duration::from_secs(36_000),
         sample_retention: Duration::from_secs(600),
         session_expiry: Duration::from_secs(86_400),
+        audit_retention: Duration::from_secs(86_400 * 30),
+        audit_entries_max: 10,
+        usage_retention: Duration::from_secs(86_400 * 30),
+        sample_spans_max: 10,
         blob_grace: Duration::from_secs(3600),
         allow_network_fs: true,
     }

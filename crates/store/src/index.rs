@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tinsmith_types::ids::{ModelId, RequestId, SamplingSessionId, SeqId, TenantId};
 use tokio::sync::watch;
 
@@ -61,6 +62,8 @@ struct Pending {
     length: usize,
     /// Not kept where memory is short or after a restart.
     body: Option<Bytes>,
+    /// When the worker began with it.
+    started_at: Option<Timestamp>,
     /// Made by the first waiter; dropping it wakes all.
     done: Option<watch::Sender<()>>,
 }
@@ -149,8 +152,17 @@ impl Index {
         let run = self.runs.entry(model.clone()).or_default();
         run.queue.insert(seq.0, request_id.clone());
         run.unfinished += 1;
-        let pending =
-            Pending { tenant, model: model.clone(), seq: seq.0, kind, length, body, done: None };
+        let model_id = model.clone();
+        let pending = Pending {
+            tenant,
+            model: model_id,
+            seq: seq.0,
+            kind,
+            length,
+            body,
+            started_at: None,
+            done: None,
+        };
         self.pending.insert(request_id, pending);
         self.consumed(&model, seq, now);
     }
@@ -262,6 +274,19 @@ impl Index {
             }
             submitted
         }))
+    }
+
+    /// Notes that work on a claimed request begins.
+    pub(crate) fn started(&mut self, id: &RequestId, (now, monotonic): (Timestamp, Duration)) {
+        match self.pending.get_mut(id) {
+            Some(pending) => pending.started_at = Some(now),
+            None => self.samples.started(id, monotonic),
+        }
+    }
+
+    /// When work on an unfinished training request began.
+    pub(crate) fn started_at(&self, id: &RequestId) -> Option<Timestamp> {
+        self.pending.get(id)?.started_at
     }
 
     /// Ends a training request; wakes who waits for it.

@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+mod audit;
 mod blobs;
 mod checkpoints;
 mod claims;
@@ -17,19 +18,27 @@ mod error;
 mod feeds;
 mod index;
 mod journal;
+mod ledger;
 pub mod records;
 mod requests;
 mod runs;
 mod samples;
+mod search;
 mod sessions;
+mod spans;
 mod spool;
 mod sqlite;
 mod start;
 mod store;
 mod sweep;
 
+pub use audit::AuditEntry;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::Config;
 pub use error::{Error, Result};
+pub use ledger::{SampleUsage, StorageRow, UsageKind, UsageRow};
 pub use records::*;
+pub use search::{FoundSession, SearchPage, SessionSearch, SessionStatus, StatusFilter};
+pub use sessions::DEFAULT_PROJECT;
+pub use spans::Span;
 pub use store::Store;

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tinsmith_types::ids::{ModelId, RequestId, SamplingSessionId, SeqId, SessionId, TenantId};
 
+use crate::SampleUsage;
+
 /// blake3 of a canonical encoding.
 pub type Digest = [u8; 32];
 
@@ -84,6 +86,8 @@ pub struct SessionRecord {
     pub last_heartbeat_at: Timestamp,
     /// Set once by `finish`: `success`, `errored`, `interrupted`, or `expired`. Terminal.
     pub finished: Option<String>,
+    /// More about it, in the client's words.
+    pub finish_detail: Option<String>,
 }
 
 /// What a new session is made of.
@@ -291,6 +295,10 @@ pub enum Effect {
     Checkpoint(NewCheckpoint),
     /// A sampler.
     SamplingSession(NewSamplingSession),
+    /// So many tokens of its run were trained on: they count in the ledger.
+    Trained(u64),
+    /// What a sample used; it counts in the ledger.
+    Sampled(SampleUsage),
 }
 
 /// What a checkpoint is for. Stable: these names stand in the database and in `tinker://` paths.

@@ -11,15 +11,15 @@ impl Store {
         self.read(move |conn| runs::run(conn, &tenant, &id)).await
     }
 
-    /// A page of the tenant's runs, newest first, and how many there are.
+    /// A page of the tenant's runs, of one project or of all, newest first, and how many there are.
     pub async fn runs(
         &self,
         tenant: &TenantId,
-        limit: u32,
-        offset: u32,
+        project: Option<&str>,
+        (limit, offset): (u32, u32),
     ) -> Result<(Vec<RunRecord>, u64)> {
-        let tenant = tenant.clone();
-        self.read(move |conn| runs::runs(conn, &tenant, limit, offset)).await
+        let (tenant, project) = (tenant.clone(), project.map(str::to_owned));
+        self.read(move |conn| runs::runs(conn, &tenant, project.as_deref(), (limit, offset))).await
     }
 
     /// Makes checkpoints that come from elsewhere visible, as those of a session's first run, and ends the

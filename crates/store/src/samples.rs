@@ -11,10 +11,15 @@ use tokio::sync::watch;
 
 use crate::{
     Category, Digest, EndedSample, Error, Failure, FeedPage, NewSample, Outcome, QueueState,
-    RequestKind, Result, Retrieved, Submitted, Target,
+    RequestKind, Result, Retrieved, SampleUsage, Submitted, Target,
     feeds::{BLOCK, FeedId, Feeds},
     index::{Look, Taken, outcome_bytes},
+    ledger::Ended,
+    spans::SampleSpan,
 };
+
+/// Ended samples that wait to be written for traces; what is beyond is left out of them.
+const ENDED_MAX: usize = 20_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub(crate) struct Samples {
     pub(crate) feeds: Feeds,
     /// Blocks of numbers that are written down as possibly lost, with how many of their samples are here.
     blocks: HashMap<(SamplingSessionId, i64), usize>,
+    /// What is to be written of those that ended.
+    ended: Ended,
 }
 
 #[derive(Debug)]
@@ -46,6 +53,8 @@ struct Sample {
     seq: Option<SeqId>,
     digest: Digest,
     body: Bytes,
+    created: Duration,
+    started: Option<Duration>,
     state: State,
     /// Made by the first waiter; dropping it wakes all.
     done: Option<watch::Sender<()>>,
@@ -64,6 +73,20 @@ enum State {
     },
 }
 
+impl Sample {
+    fn span(&self, id: &RequestId, finished: Option<Duration>, failed: bool) -> SampleSpan {
+        SampleSpan {
+            tenant: self.tenant.clone(),
+            sampler: self.session.clone(),
+            request_id: id.clone(),
+            created: self.created,
+            started: self.started,
+            finished,
+            failed,
+        }
+    }
+}
+
 impl Samples {
     /// `last` is the cursor that feeds go on from.
     pub(crate) fn new(count_max: usize, bytes_max: usize, last: u64) -> Self {
@@ -80,6 +103,7 @@ impl Samples {
             cancelled: Vec::new(),
             feeds: Feeds::after(last),
             blocks: HashMap::new(),
+            ended: Ended::default(),
         }
     }
 
@@ -132,6 +156,8 @@ impl Samples {
             seq: new.seq_id,
             digest: new.digest,
             body: new.body,
+            created: now,
+            started: None,
             state: State::Queued,
             done: None,
         };
@@ -195,6 +221,10 @@ impl Samples {
         if matches!(sample.state, State::Finished { .. }) {
             return true;
         }
+        let span = sample.span(id, Some(now), matches!(outcome, Outcome::Failed(_)));
+        if self.ended.spans.len() < ENDED_MAX {
+            self.ended.spans.push(span);
+        }
         self.bytes = self.bytes - sample.body.len() + outcome_bytes(&outcome);
         sample.body = Bytes::new();
         let cursor =
@@ -204,6 +234,49 @@ impl Samples {
         self.finished.push_back((now, id.clone()));
         while self.bytes > self.bytes_max && self.drop_delivered() {}
         true
+    }
+
+    /// Notes that work on a sample begins.
+    pub(crate) fn started(&mut self, id: &RequestId, now: Duration) {
+        if let Some(sample) = self.by_id.get_mut(id) {
+            sample.started = Some(now);
+        }
+    }
+
+    /// Counts what a sample used that has not ended yet, in the hour that begins then, in microseconds.
+    pub(crate) fn spend(&mut self, id: &RequestId, hour: i64, usage: SampleUsage) {
+        let Some(sample) = self.by_id.get(id) else { return };
+        if !matches!(sample.state, State::Finished { .. }) {
+            self.ended.spend((&sample.tenant, &sample.session, hour), usage);
+        }
+    }
+
+    /// What ended samples have left behind since this was asked last.
+    pub(crate) fn take_ended(&mut self) -> Ended {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Takes back what could not be written.
+    pub(crate) fn put_back_ended(&mut self, ended: Ended) {
+        for ((tenant, sampler, hour), usage) in ended.usage {
+            self.ended.spend((&tenant, &sampler, hour), usage);
+        }
+        let room = ENDED_MAX.saturating_sub(self.ended.spans.len());
+        self.ended.spans.extend(ended.spans.into_iter().take(room));
+    }
+
+    /// A sampler's samples that have not ended, in no order.
+    pub(crate) fn unfinished(
+        &self,
+        tenant: &TenantId,
+        session: &SamplingSessionId,
+    ) -> Vec<SampleSpan> {
+        let open = self.by_id.iter().filter(|(_, sample)| {
+            sample.session == *session
+                && sample.tenant == *tenant
+                && !matches!(sample.state, State::Finished { .. })
+        });
+        open.map(|(id, sample)| sample.span(id, None, false)).collect()
     }
 
     /// Ends a sample that nobody waits for.

@@ -15,6 +15,12 @@ use crate::{
     sqlite::{self, sessions},
 };
 
+/// The project of a session that names none.
+pub const DEFAULT_PROJECT: &str = "default";
+
+/// How a session ends of which nothing was heard for too long.
+pub(crate) const EXPIRED: &str = "expired";
+
 impl Store {
     /// Makes a session; the same key and body within ten minutes give the same session.
     ///
@@ -61,22 +67,35 @@ impl Store {
         Err(Error::Finished)
     }
 
-    /// Ends a session. The first reason stays; a repeat is fine.
+    /// Ends a session, with more about it in the client's words. The first reason stays; a repeat is fine.
     pub async fn finish_session(
         &self,
         tenant: &TenantId,
         id: &SessionId,
         reason: &str,
+        detail: Option<&str>,
     ) -> Result<()> {
         let heartbeat = self.shared().sessions.last_heartbeat(tenant, id);
-        let (owner, key, reason) = (tenant.clone(), id.clone(), reason.to_owned());
+        let (owner, key) = (tenant.clone(), id.clone());
+        let (reason, detail) = (reason.to_owned(), detail.map(str::to_owned));
         let ended = id.clone();
         self.write(
-            move |tx| tx.finish_session(&owner, &key, &reason, heartbeat),
+            move |tx| tx.finish_session(&owner, &key, (&reason, detail.as_deref()), heartbeat),
             move |shared, _| shared.sessions.remove(&ended),
         )
         .await?;
         Ok(())
+    }
+
+    /// Moves a session, and all that belongs to it, into a project.
+    pub async fn assign_project(
+        &self,
+        tenant: &TenantId,
+        id: &SessionId,
+        project: &str,
+    ) -> Result<()> {
+        let (tenant, id, project) = (tenant.clone(), id.clone(), project.to_owned());
+        self.write(move |tx| tx.assign_project(&tenant, &id, &project), |_, ()| {}).await
     }
 
     /// A page of the tenant's sessions, newest first, and how many there are.
@@ -105,7 +124,7 @@ impl Store {
         let shared = self.shared();
         let now = shared.clock.now();
         for (tenant, id) in shared.sessions.silent(now, shared.config.session_expiry) {
-            self.finish_session(&tenant, &id, "expired").await?;
+            self.finish_session(&tenant, &id, EXPIRED, None).await?;
         }
         let beats = shared.sessions.take_unwritten();
         if !beats.is_empty() {

@@ -16,19 +16,24 @@ use crate::{
     store::Shared,
 };
 
+pub(crate) mod audit;
 pub(crate) mod checkpoints;
+pub(crate) mod ledger;
 pub(crate) mod readers;
 pub(crate) mod requests;
 pub(crate) mod runs;
 pub(crate) mod samplers;
+pub(crate) mod search;
 pub(crate) mod sessions;
+pub(crate) mod spans;
 pub(crate) mod writer;
 
 /// Older ones can lose a transaction when the log is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("sqlite/migrations/0001_initial.sql"),
     include_str!("sqlite/migrations/0002_clones.sql"),
+    include_str!("sqlite/migrations/0003_admin.sql"),
 ];
 
 /// The transaction of a group, as one of its writes sees it.

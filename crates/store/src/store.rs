@@ -21,6 +21,7 @@ use crate::{
     blobs::Blobs,
     data_dir::DataDir,
     index::{Arrival, Index},
+    ledger,
     samples::Samples,
     sessions::LiveSessions,
     spool::Spool,
@@ -132,6 +133,11 @@ impl Store {
         &self.shared().starts.current
     }
 
+    /// How long a session may be silent before it expires.
+    pub fn session_expiry(&self) -> std::time::Duration {
+        self.shared().config.session_expiry
+    }
+
     /// An empty file in the data directory that has no name: it goes with its last handle, whatever happens.
     ///
     /// # Errors
@@ -199,7 +205,10 @@ impl Inner {
     }
 
     fn close(&self) {
-        let flush = Message::Alone(Box::new(|conn, _, shared| shared.sessions.flush(conn)));
+        let flush = Message::Alone(Box::new(|conn, _, shared| {
+            shared.sessions.flush(conn);
+            ledger::flush(conn, shared);
+        }));
         // Either fails only where the writer has stopped already.
         drop(self.send(flush).and_then(|()| self.send(Message::Stop)));
         self.join();

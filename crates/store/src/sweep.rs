@@ -21,8 +21,18 @@ impl Store {
         let results_before = micros_before(shared.clock.now(), config.result_retention);
         while self.write(move |tx| tx.drop_results(results_before), |_, _| {}).await? > 0 {}
         let silent_before = micros_before(shared.clock.now(), config.session_expiry);
+        // Before the samplers that they belong to go.
+        self.settle_ledger().await?;
+        let now = shared.clock.now();
+        let audit_before = micros_before(now, config.audit_retention);
+        let usage_before = micros_before(now, config.usage_retention);
+        let audit_max = i64::try_from(config.audit_entries_max).unwrap_or(i64::MAX);
+        let spans_max = i64::try_from(config.sample_spans_max).unwrap_or(i64::MAX);
         self.write(
             move |tx| {
+                tx.drop_audit(audit_before, audit_max)?;
+                tx.drop_usage(usage_before)?;
+                tx.drop_spans(usage_before, spans_max)?;
                 tx.drop_session_keys()?;
                 tx.drop_expired_checkpoints()?;
                 tx.drop_sample_blocks()?;

@@ -41,6 +41,7 @@ macro_rules! defaults {
 defaults! {
     num_samples: u32 = 1;
     rank: u32 = 32;
+    search_limit: u32 = 50;
     temperature: f64 = 1.0;
     top_k: i32 = -1;
     top_p: f64 = 1.0;

@@ -5,6 +5,9 @@
 
 #![warn(missing_docs)]
 
+pub mod audit;
+pub mod auth;
+pub mod billing;
 pub mod checkpoints;
 pub mod datum;
 mod defaults;
@@ -18,6 +21,7 @@ pub mod proto;
 pub mod queued;
 pub mod runs;
 pub mod sampling;
+pub mod search;
 pub mod service;
 pub mod session;
 pub mod telemetry;

@@ -1,4 +1,5 @@
 //! `create_session`, `session_heartbeat`, `sessions`, `sessions/{id}`, `sessions/{id}/finish`.
+//! Searching stands in `search.rs`.
 
 use std::collections::BTreeMap;
 

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use tinsmith_engine::{Backend, Output};
-use tinsmith_store::Digest;
+use tinsmith_store::{Digest, Effect};
 use tinsmith_types::{ids::ModelId, queued::QueuedRequest};
 
 use crate::{
-    run::Item,
+    run::{Item, Purpose},
     worker::{Worker, server_failure},
 };
 
@@ -50,7 +50,18 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: Item
     }
 }
 
+/// What a request counts for in the ledger once it is done.
+pub(crate) fn usage(request: &QueuedRequest) -> Effect {
+    if let QueuedRequest::Forward(request) | QueuedRequest::ForwardBackward(request) = request {
+        return Effect::Trained(forward_backward::tokens(request));
+    }
+    Effect::None
+}
+
 fn act<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item) {
+    if let Purpose::Live(request_id) = &item.purpose {
+        worker.store.started(request_id);
+    }
     match &item.request {
         QueuedRequest::CreateModel(_) => create_model::run(worker, id, item),
         QueuedRequest::LoadWeights(request) => load_weights::run(worker, id, item, request),

@@ -307,6 +307,9 @@ impl<B: Backend> Worker<B> {
         let Some(run) = self.runs.get_mut(id) else { return false };
         match self.models[run.model].engine.submit(ticket, work) {
             Ok(()) => {
+                if let Purpose::Live(request_id) = &item.purpose {
+                    self.store.started(request_id);
+                }
                 run.in_flight += 1;
                 self.in_flight.insert(ticket, InFlight::Run(id.clone(), Box::new(item)));
             }
@@ -333,6 +336,7 @@ impl<B: Backend> Worker<B> {
                 if let Some(sampler) = self.samplers.get_mut(&id) {
                     sampler.in_flight += 1;
                 }
+                self.store.started(&request_id);
                 self.tickets.insert(request_id.clone(), ticket);
                 self.in_flight.insert(ticket, InFlight::Sample(id, request_id));
             }
@@ -390,7 +394,10 @@ impl<B: Backend> Worker<B> {
                 if let Some(sampler) = self.samplers.get_mut(&id) {
                     sampler.in_flight -= 1;
                 }
-                let result = outcome.map(|output| handlers::sample::result(output).0);
+                let result = outcome.map(|output| {
+                    let effect = handlers::sample::usage(&output);
+                    (handlers::sample::result(output).0, effect)
+                });
                 self.complete_sample(request_id, result);
             }
             None => tracing::error!(ticket = ticket.0, "the engine finished an unknown ticket"),
@@ -409,8 +416,12 @@ impl<B: Backend> Worker<B> {
             (Purpose::Live(request_id), Ok((bytes, digest))) => {
                 // What stands on another kernel set's journal is not compared there either.
                 let compared = self.runs.get(id).is_some_and(|run| run.compared);
-                let digest = digest.filter(|_| compared);
-                self.complete(request_id.clone(), Outcome::Done(bytes), digest);
+                self.send(Finish::Complete(Completion {
+                    request_id: request_id.clone(),
+                    outcome: Outcome::Done(bytes),
+                    digest: digest.filter(|_| compared),
+                    effect: handlers::usage(&item.request),
+                }));
             }
             (Purpose::Live(request_id), Err(failure)) => {
                 self.complete_failed(request_id.clone(), failure);
@@ -453,19 +464,23 @@ impl<B: Backend> Worker<B> {
         run.failed_applied = run.failed;
     }
 
-    pub(crate) fn complete(&self, request_id: RequestId, outcome: Outcome, digest: Option<Digest>) {
-        let completion = Completion { request_id, outcome, digest, effect: Effect::None };
+    pub(crate) fn complete_failed(&self, request_id: RequestId, failure: Failure) {
+        let outcome = Outcome::Failed(failure);
+        let completion = Completion { request_id, outcome, digest: None, effect: Effect::None };
         self.send(Finish::Complete(completion));
     }
 
-    pub(crate) fn complete_failed(&self, request_id: RequestId, failure: Failure) {
-        self.complete(request_id, Outcome::Failed(failure), None);
-    }
-
     /// Ends a sample, whatever the disk does.
-    pub(crate) fn complete_sample(&self, request_id: RequestId, result: Result<Bytes, Failure>) {
-        let outcome = result.map_or_else(Outcome::Failed, Outcome::Done);
-        let completion = Completion { request_id, outcome, digest: None, effect: Effect::None };
+    pub(crate) fn complete_sample(
+        &self,
+        request_id: RequestId,
+        result: Result<(Bytes, Effect), Failure>,
+    ) {
+        let (outcome, effect) = match result {
+            Ok((bytes, effect)) => (Outcome::Done(bytes), effect),
+            Err(failure) => (Outcome::Failed(failure), Effect::None),
+        };
+        let completion = Completion { request_id, outcome, digest: None, effect };
         let finish = Finish::Complete(completion);
         if self.finishers.finish_sample.blocking_send(finish).is_err() {
             tracing::debug!("a sample ends after its store");

@@ -32,6 +32,10 @@ pub(crate) fn store(settings: &Settings, requests_bytes: usize) -> tinsmith_stor
         result_retention: settings.result_retention,
         sample_retention: Duration::from_secs(3600),
         session_expiry: settings.session_timeout,
+        audit_retention: Duration::from_secs(400 * 86_400),
+        audit_entries_max: 1_000_000,
+        usage_retention: Duration::from_secs(400 * 86_400),
+        sample_spans_max: 1_000_000,
         blob_grace: Duration::from_secs(3600),
         allow_network_fs: settings.allow_network_fs,
     }
@@ -64,6 +68,11 @@ pub(crate) fn server(
         topk_max: 1024,
         logprobs_max: LOGPROBS_MAX,
         page_entries_max: 1000,
+        usage_rows_max: 100_000,
+        audit_entries_max: 10_000,
+        telemetry_events_max: 1000,
+        telemetry_lines_max: 300,
+        prices: settings.prices.clone(),
         metadata_bytes_max: 64 << 10,
     }
 }

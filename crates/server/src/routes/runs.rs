@@ -56,7 +56,8 @@ pub(crate) async fn list(
     page: Page,
 ) -> Result<Json<ListTrainingRunsResponse>> {
     let (limit, offset) = (page.limit(PAGE_ENTRIES), page.offset());
-    let (runs, total) = app.store.runs(&tenant, limit, offset).await?;
+    let project = page.project_id();
+    let (runs, total) = app.store.runs(&tenant, project.as_deref(), (limit, offset)).await?;
     let mut training_runs = Vec::with_capacity(runs.len());
     for run in runs {
         training_runs.push(training_run(&app, &tenant, run).await?);
@@ -70,6 +71,7 @@ pub(crate) async fn get(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
     Path(id): Path<ModelId>,
+    _: Page,
 ) -> Result<Json<TrainingRun>> {
     let run = app.store.run(&tenant, &id).await?;
     Ok(Json(training_run(&app, &tenant, run).await?))

@@ -5,6 +5,7 @@ use serde_json::Value;
 use tinsmith_store::NewSession;
 use tinsmith_types::{
     ids::SessionId,
+    search::AssignProjectRequest,
     session::{
         CreateSessionRequest, CreateSessionResponse, FinishSessionRequest, HeartbeatRequest,
         HeartbeatResponse, ListSessionsResponse, SessionInfo,
@@ -13,7 +14,7 @@ use tinsmith_types::{
 
 use crate::{
     body, check,
-    error::Result,
+    error::{Error, Result, short},
     page::Page,
     segments::Path,
     state::{Shared, Tenant},
@@ -77,6 +78,7 @@ pub(crate) async fn get(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
     Path(id): Path<SessionId>,
+    _: Page,
 ) -> Result<Json<SessionInfo>> {
     let session = app.store.session(&tenant, &id).await?;
     let (training_run_ids, sampler_ids) = app.store.session_children(&tenant, &id).await?;
@@ -88,6 +90,22 @@ pub(crate) async fn get(
     }))
 }
 
+/// `PUT sessions/{session_id}/project`. A session cannot be taken out of all projects again.
+pub(crate) async fn assign_project(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    Path(id): Path<SessionId>,
+    body: body::Json<AssignProjectRequest>,
+) -> Result<Json<Value>> {
+    let project = &body.value.project_id;
+    check::small(&app.config, "project_id", project)?;
+    if project.trim().is_empty() {
+        return Err(Error::invalid("invalid_project_id", "project_id must not be empty"));
+    }
+    app.store.assign_project(&tenant, &id, project).await?;
+    Ok(Json(Value::Null))
+}
+
 /// `POST sessions/{session_id}/finish`. The first reason stays; a repeat is answered alike.
 pub(crate) async fn finish(
     State(app): State<Shared>,
@@ -96,7 +114,9 @@ pub(crate) async fn finish(
     body: body::Json<FinishSessionRequest>,
 ) -> Result<Json<Value>> {
     let reason = body.value.reason.as_str();
-    app.store.finish_session(&tenant, &id, reason).await?;
+    // A client that goes away is not turned back for saying too much.
+    let detail = body.value.detail.as_deref().map(short);
+    app.store.finish_session(&tenant, &id, reason, detail.as_deref()).await?;
     tracing::info!(session.id = %id, reason, "session finished");
     Ok(Json(Value::Null))
 }

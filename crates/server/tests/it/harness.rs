@@ -1,6 +1,6 @@
 //! A server in this process: router, store in a temporary directory, and a worker that makes results up.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,7 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tinsmith_server::{Catalog, Config, ModelEntry};
+use tinsmith_server::{Catalog, Config, ModelEntry, Priced, Prices};
 use tinsmith_store::{Store, SystemClock, clock::Clock};
 use tower::ServiceExt;
 
@@ -68,6 +68,14 @@ pub(crate) fn config() -> Config {
         topk_max: 20,
         logprobs_max: 1000,
         page_entries_max: 1000,
+        usage_rows_max: 100,
+        audit_entries_max: 20,
+        telemetry_events_max: 10,
+        telemetry_lines_max: 5,
+        prices: Prices {
+            general: BTreeMap::from([(Priced::Training, 2.0)]),
+            of_model: BTreeMap::new(),
+        },
         metadata_bytes_max: 1000,
     }
 }
@@ -105,6 +113,10 @@ fn store_config() -> tinsmith_store::Config {
         result_retention: Duration::from_secs(3600),
         sample_retention: Duration::from_secs(3600),
         session_expiry: Duration::from_secs(3600),
+        audit_retention: Duration::from_secs(86_400),
+        audit_entries_max: 1000,
+        usage_retention: Duration::from_secs(86_400),
+        sample_spans_max: 1000,
         blob_grace: Duration::from_secs(3600),
         allow_network_fs: true,
     }

@@ -1,8 +1,11 @@
+mod audit;
+mod billing;
 mod checkpoints;
 mod futures;
 mod refusals;
 mod runs;
 mod sampling;
+mod search;
 mod service;
 mod sessions;
 mod telemetry;

@@ -7,7 +7,7 @@ use prost::Message;
 use serde_json::json;
 use tinsmith_store::{
     BlobId, CheckpointKind, Claimed, Completion, Effect, LoraRecord, Manifest, NewCheckpoint,
-    NewSamplingSession, Outcome, Store, Target,
+    NewSamplingSession, Outcome, SampleUsage, Store, Target,
 };
 use tinsmith_types::{
     ids::{ModelId, SamplingSessionId, SeqId},
@@ -35,7 +35,11 @@ async fn complete(store: &Store, claimed: Claimed) -> Completion {
     let kind = kind.as_str().expect("a name").to_owned();
     let request = QueuedRequest::decode(&kind, &claimed.body).expect("what was encoded");
     let (outcome, effect) = match (request, &claimed.target) {
-        (QueuedRequest::Sample(request), _) => (sample(request.num_samples), Effect::None),
+        (QueuedRequest::Sample(request), _) => {
+            let sampled = 2 * u64::from(request.num_samples);
+            let used = SampleUsage { prefill: 3, prefill_cached: 1, sampled };
+            (sample(request.num_samples), Effect::Sampled(used))
+        }
         (QueuedRequest::CreateModel(_), Target::Run(model, _)) => (
             json!({"type": "create_model", "model_id": model}).to_string().into(),
             Effect::RunReady,
@@ -50,7 +54,7 @@ async fn complete(store: &Store, claimed: Claimed) -> Completion {
             )
         }
         (QueuedRequest::Forward(request) | QueuedRequest::ForwardBackward(request), _) => {
-            (forward_backward(&request), Effect::None)
+            (forward_backward(&request), Effect::Trained(1000))
         }
         (QueuedRequest::OptimStep(_), _) => {
             (json!({"type": "optim_step", "metrics": {}}).to_string().into(), Effect::None)

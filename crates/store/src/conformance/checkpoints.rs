@@ -13,12 +13,12 @@ use crate::{
 
 const KIND: CheckpointKind = CheckpointKind::Weights;
 
-async fn stage(fixture: &Fixture, model: &ModelId, content: &str) -> BlobId {
+pub(super) async fn stage(fixture: &Fixture, model: &ModelId, content: &str) -> BlobId {
     let files = vec![("adapter_model.safetensors".to_owned(), Bytes::from(content.to_owned()))];
     fixture.store.stage(manifest(model, 1), files).await.unwrap().0
 }
 
-fn checkpoint(model: &ModelId, name: &str, blob: &BlobId) -> NewCheckpoint {
+pub(super) fn checkpoint(model: &ModelId, name: &str, blob: &BlobId) -> NewCheckpoint {
     NewCheckpoint {
         model_id: model.clone(),
         kind: KIND,
@@ -32,7 +32,11 @@ fn checkpoint(model: &ModelId, name: &str, blob: &BlobId) -> NewCheckpoint {
 }
 
 /// Completes the run's request `seq` with a checkpoint.
-async fn save(fixture: &Fixture, seq: i64, new: NewCheckpoint) -> (Result<()>, Retrieved) {
+pub(super) async fn save(
+    fixture: &Fixture,
+    seq: i64,
+    new: NewCheckpoint,
+) -> (Result<()>, Retrieved) {
     let id = fixture.submit(&new.model_id, seq).await.unwrap().request_id;
     let completion = Completion { effect: Effect::Checkpoint(new), ..done(&id, "saved") };
     let result = fixture.store.complete(vec![completion]).await.remove(0);
@@ -234,7 +238,7 @@ async fn a_sampler_is_found_by_its_id() {
     let conflict = store.create_sampling_session(tenant, other).await;
     assert!(matches!(conflict, Err(Error::Conflict { .. })), "{conflict:?}");
     // A sampler outlives its session by the time after which a silent session expires.
-    store.finish_session(tenant, &fixture.session, "success").await.unwrap();
+    store.finish_session(tenant, &fixture.session, "success", None).await.unwrap();
     fixture.clock.advance(Duration::from_secs(86_399));
     store.sweep().await.unwrap();
     store.sampling_session(tenant, &record.id).await.unwrap();

@@ -32,7 +32,7 @@ pub(super) fn sample(sampler: &SamplingSessionId, seq: i64) -> NewSample {
     }
 }
 
-async fn submit(
+pub(super) async fn submit(
     fixture: &Fixture,
     sampler: &SamplingSessionId,
     seq: i64,

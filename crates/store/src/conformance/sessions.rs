@@ -32,8 +32,8 @@ async fn the_first_reason_ends_a_session() {
     let fixture = Fixture::new(None).await;
     let (store, tenant, id) = (&fixture.store, &fixture.tenant, &fixture.session);
     store.heartbeat(tenant, id).await.unwrap();
-    store.finish_session(tenant, id, "success").await.unwrap();
-    store.finish_session(tenant, id, "errored").await.unwrap();
+    store.finish_session(tenant, id, "success", None).await.unwrap();
+    store.finish_session(tenant, id, "errored", None).await.unwrap();
     assert_eq!(store.session(tenant, id).await.unwrap().finished.as_deref(), Some("success"));
     let beat = store.heartbeat(tenant, id).await;
     assert!(matches!(beat, Err(Error::Finished)), "{beat:?}");
@@ -67,7 +67,7 @@ async fn runs_are_listed_newest_first() {
     let fixture = Fixture::new(None).await;
     let (store, tenant) = (&fixture.store, &fixture.tenant);
     let models = [fixture.create_run(0).await, fixture.create_run(1).await];
-    let (page, total) = store.runs(tenant, 1, 0).await.unwrap();
+    let (page, total) = store.runs(tenant, None, (1, 0)).await.unwrap();
     assert_eq!((&page[0].id, page.len(), total), (&models[1], 1, 2));
     let children = store.session_children(tenant, &fixture.session).await.unwrap();
     assert_eq!(children, (models.to_vec(), Vec::new()));
@@ -95,7 +95,7 @@ async fn a_stranger_finds_nothing() {
     let answers = [
         store.session(&b, session).await.map(drop),
         store.heartbeat(&b, session).await,
-        store.finish_session(&b, session, "success").await,
+        store.finish_session(&b, session, "success", None).await,
         store.session_children(&b, session).await.map(drop),
         store.run(&b, &model).await.map(drop),
         store.mark_run(&b, &model, None, Some("x".to_owned())).await,
@@ -111,7 +111,7 @@ async fn a_stranger_finds_nothing() {
     for (number, answer) in answers.into_iter().enumerate() {
         assert!(matches!(answer, Err(Error::NotFound { .. })), "{number}: {answer:?}");
     }
-    assert_eq!(store.runs(&b, 10, 0).await.unwrap().1, 0);
+    assert_eq!(store.runs(&b, None, (10, 0)).await.unwrap().1, 0);
     assert_eq!(store.sessions(&b, 10, 0).await.unwrap().1, 0);
     assert_eq!(fixture.claim_seqs().await, [0, 1]);
 }

@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde_json::{Map, Value};
 use tinsmith_types::ids::{ModelId, TenantId};
 
 use crate::{
-    BlobId, CheckpointKind, CheckpointRecord, Error, NewCheckpoint, Result,
+    BlobId, CheckpointKind, CheckpointRecord, Error, NewCheckpoint, Result, UsageKind,
     sqlite::{
         Tx, found, json, maybe_time, named,
         runs::{owner, run_not_found},
@@ -34,6 +35,16 @@ impl Name {
     }
 }
 
+impl NewCheckpoint {
+    fn name(&self) -> Name {
+        Name { model: self.model_id.clone(), kind: self.kind, name: self.name.clone() }
+    }
+}
+
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
 impl Tx<'_> {
     pub(crate) fn save_checkpoint(&self, tenant: &TenantId, new: &NewCheckpoint) -> Result<Saved> {
         if owner(self.conn, &new.model_id)?.is_none_or(|owner| owner.tenant != *tenant) {
@@ -51,6 +62,7 @@ impl Tx<'_> {
             if !new.overwrite && expires_at.is_none_or(|at| at > now) {
                 return Ok(Saved::Taken);
             }
+            self.accrue_storage_of(&new.name())?;
             let delete = "DELETE FROM checkpoints WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
             self.conn.prepare_cached(delete)?.execute(key)?;
         }
@@ -71,11 +83,16 @@ impl Tx<'_> {
                 new.expires_at.map(Timestamp::as_microsecond),
                 text(&new.user_metadata)?,
             ))?;
+        self.add_usage(&new.model_id, UsageKind::Checkpoint, 1)?;
+        let more = object([("size_bytes", new.size_bytes.into())]);
+        self.audit_checkpoint((tenant, tenant), "checkpoint_create", &new.name(), more)?;
         Ok(Saved::Saved)
     }
 
     pub(crate) fn delete_checkpoint(&self, tenant: &TenantId, name: &Name) -> Result<()> {
         self.owned(tenant, name)?;
+        self.accrue_storage_of(name)?;
+        self.audit_checkpoint((tenant, tenant), "checkpoint_delete", name, Map::new())?;
         let delete = "DELETE FROM checkpoints WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
         let key = (&name.model.0, text(&name.kind)?, &name.name);
         self.conn.prepare_cached(delete)?.execute(key)?;
@@ -88,7 +105,8 @@ impl Tx<'_> {
              WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
         let key = (&name.model.0, text(&name.kind)?, &name.name, public);
         self.conn.prepare_cached(update)?.execute(key)?;
-        Ok(())
+        let event = if public { "checkpoint_publish" } else { "checkpoint_unpublish" };
+        self.audit_checkpoint((tenant, tenant), event, name, Map::new())
     }
 
     pub(crate) fn set_expiry(
@@ -100,15 +118,28 @@ impl Tx<'_> {
         self.owned(tenant, name)?;
         let update = "UPDATE checkpoints SET expires_at = ?4
              WHERE model_id = ?1 AND kind = ?2 AND name = ?3";
-        let expires_at = expires_at.map(Timestamp::as_microsecond);
-        let key = (&name.model.0, text(&name.kind)?, &name.name, expires_at);
+        let micros = expires_at.map(Timestamp::as_microsecond);
+        let key = (&name.model.0, text(&name.kind)?, &name.name, micros);
         self.conn.prepare_cached(update)?.execute(key)?;
-        Ok(())
+        let at = expires_at.map_or(Value::Null, |at| at.to_string().into());
+        let more = object([("expires_at", at)]);
+        self.audit_checkpoint((tenant, tenant), "checkpoint_ttl_set", name, more)
     }
 
     pub(crate) fn drop_expired_checkpoints(&self) -> Result<()> {
+        let now = self.now.as_microsecond();
+        let expired: Vec<CheckpointRecord> = {
+            let select = "SELECT * FROM checkpoints WHERE expires_at <= ?1";
+            let mut select = self.conn.prepare_cached(select)?;
+            select.query_map([now], record)?.collect::<rusqlite::Result<_>>()?
+        };
+        for gone in expired {
+            let name = Name { model: gone.model_id, kind: gone.kind, name: gone.name };
+            let more = Map::new();
+            self.audit_checkpoint((&gone.tenant, &gone.tenant), "checkpoint_expire", &name, more)?;
+        }
         let delete = "DELETE FROM checkpoints WHERE expires_at <= ?1";
-        self.conn.prepare_cached(delete)?.execute([self.now.as_microsecond()])?;
+        self.conn.prepare_cached(delete)?.execute([now])?;
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! Statements about training requests.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
 use tinsmith_types::ids::{ModelId, RequestId, SeqId, SessionId, TenantId};
 
 use crate::{
     Category, Completion, Digest, Effect, Error, Failure, JournalEntry, JournalState, NewRequest,
-    Outcome, RequestKind, Result, Submitted,
+    Outcome, RequestKind, Result, Submitted, UsageKind,
     sqlite::{
         Stored, Tx,
         checkpoints::Saved,
@@ -250,10 +251,11 @@ impl Tx<'_> {
             Outcome::Done(result) => (DONE, None, self.store(result)?),
             Outcome::Failed(failure) => (FAILED, Some(text(failure)?), Stored::Dropped),
         };
+        let started_at = self.shared.index().started_at(&known.request_id);
         self.conn
             .prepare_cached(
                 "UPDATE requests SET state = ?2, finished_at = ?3, result_kept = ?4,
-                    result_digest = ?5, failure = ?6, result = ?7, result_segment = ?8,
+                    result_digest = ?5, failure = ?6, started_at = ?12, result = ?7, result_segment = ?8,
                     result_offset = ?9, result_length = ?10, result_blake3 = ?11
                  WHERE id = ?1",
             )?
@@ -269,6 +271,7 @@ impl Tx<'_> {
                 result.place().map(|place| signed(place.offset)),
                 result.place().map(|place| signed(place.length)),
                 result.place().map(|place| place.blake3),
+                started_at.map(Timestamp::as_microsecond),
             ))?;
         // What the index shows is committed, so that every id below has indeed arrived.
         let next = self.shared.index().next_seq(&known.model);
@@ -281,7 +284,8 @@ impl Tx<'_> {
 
     fn make_visible(&self, known: &Known, effect: &Effect) -> Result<()> {
         match effect {
-            Effect::None => Ok(()),
+            Effect::None | Effect::Sampled(_) => Ok(()),
+            Effect::Trained(tokens) => self.add_usage(&known.model, UsageKind::Training, *tokens),
             Effect::RunReady | Effect::Loaded(_) => {
                 let update = "UPDATE runs SET ready = 1 WHERE id = ?1";
                 self.conn.prepare_cached(update)?.execute([&known.model.0])?;

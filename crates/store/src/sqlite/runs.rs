@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde_json::json;
 use tinsmith_types::ids::{ModelId, SeqId, SessionId, TenantId};
 
 use crate::{
     BlobId, Error, NewCheckpoint, NewImport, NewRun, Result, RunRecord, SnapshotRecord,
-    sqlite::{Tx, found, json, sessions, text, time, unsigned},
+    sessions::DEFAULT_PROJECT,
+    sqlite::{self, Tx, found, sessions, text, time, unsigned},
 };
 
 impl Tx<'_> {
@@ -31,7 +33,13 @@ impl Tx<'_> {
                 &new.kernel_set,
                 self.now.as_microsecond(),
             ))?;
-        Ok(())
+        let details = json!({
+            "actor": tenant,
+            "model_id": id,
+            "session_id": new.session_id,
+            "base_model": new.base_model,
+        });
+        self.audit(tenant, "training_run_create", &details)
     }
 
     pub(crate) fn import(&self, tenant: &TenantId, new: &NewImport) -> Result<RunRecord> {
@@ -56,7 +64,7 @@ impl Tx<'_> {
                 },
             )?;
         }
-        self.finish_session(tenant, session_id, "success", None)?;
+        self.finish_session(tenant, session_id, ("success", None), None)?;
         run(self.conn, tenant, &id)
     }
 
@@ -138,16 +146,22 @@ pub(crate) fn run(conn: &Connection, tenant: &TenantId, id: &ModelId) -> Result<
 pub(crate) fn runs(
     conn: &Connection,
     tenant: &TenantId,
-    limit: u32,
-    offset: u32,
+    project: Option<&str>,
+    (limit, offset): (u32, u32),
 ) -> Result<(Vec<RunRecord>, u64)> {
     let mut select = conn.prepare_cached(
-        "SELECT * FROM runs WHERE tenant = ?1 ORDER BY number DESC LIMIT ?2 OFFSET ?3",
+        "SELECT * FROM runs WHERE tenant = ?1 AND (?2 IS NULL OR ?2 =
+            (SELECT coalesce(project_id, ?3) FROM sessions WHERE sessions.id = session_id))
+         ORDER BY number DESC LIMIT ?4 OFFSET ?5",
     )?;
-    let page = select.query_map((&tenant.0, limit, offset), record)?;
+    let page = select.query_map((&tenant.0, project, DEFAULT_PROJECT, limit, offset), record)?;
     let page = page.collect::<rusqlite::Result<_>>()?;
-    let mut count = conn.prepare_cached("SELECT count(*) FROM runs WHERE tenant = ?1")?;
-    Ok((page, unsigned(count.query_row([&tenant.0], |row| row.get(0))?)))
+    let mut count = conn.prepare_cached(
+        "SELECT count(*) FROM runs WHERE tenant = ?1 AND (?2 IS NULL OR ?2 =
+            (SELECT coalesce(project_id, ?3) FROM sessions WHERE sessions.id = session_id))",
+    )?;
+    let count = count.query_row((&tenant.0, project, DEFAULT_PROJECT), |row| row.get(0))?;
+    Ok((page, unsigned(count)))
 }
 
 pub(crate) fn snapshot(conn: &Connection, id: &ModelId) -> Result<Option<SnapshotRecord>> {
@@ -177,9 +191,9 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         session_id: SessionId(row.get("session_id")?),
         base_model: row.get("base_model")?,
         base_digest: row.get("base_digest")?,
-        lora: json(row, "lora")?,
-        optimizer_config: json(row, "optimizer_config")?,
-        user_metadata: json(row, "user_metadata")?,
+        lora: sqlite::json(row, "lora")?,
+        optimizer_config: sqlite::json(row, "optimizer_config")?,
+        user_metadata: sqlite::json(row, "user_metadata")?,
         kernel_set: row.get("kernel_set")?,
         created_at: time(row, "created_at")?,
         last_request_at: time(row, "last_request_at")?,

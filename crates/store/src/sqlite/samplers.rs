@@ -1,6 +1,7 @@
 //! Statements about sampling sessions.
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde_json::json;
 use tinsmith_types::{
     futures::SAMPLES_PER_CLONE,
     ids::{SamplingSessionId, SessionId, TenantId},
@@ -53,6 +54,13 @@ impl Tx<'_> {
                 new.digest,
                 self.now.as_microsecond(),
             ))?;
+        let details = json!({
+            "actor": tenant,
+            "sampling_session_id": new.id,
+            "base_model": new.base_model,
+            "model_path": new.model_path,
+        });
+        self.audit(tenant, "sampler_create", &details)?;
         sampling_session(self.conn, tenant, &new.id)
     }
 

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde_json::json;
 use tinsmith_types::ids::{ModelId, SamplingSessionId, SessionId, TenantId};
 
 use crate::{
     Digest, Error, NewSession, Result, SessionRecord,
-    sqlite::{Tx, found, json, text, time, unsigned},
+    sqlite::{self, Tx, found, text, time, unsigned},
 };
 
 /// How long an idempotency key finds its session, in microseconds.
@@ -50,6 +51,8 @@ impl Tx<'_> {
             let insert = "INSERT OR REPLACE INTO session_keys VALUES (?1, ?2, ?3, ?4, ?5)";
             self.conn.prepare_cached(insert)?.execute((&tenant.0, key, digest, &id.0, now))?;
         }
+        let details = json!({ "actor": tenant, "session_id": id, "project_id": new.project_id });
+        self.audit(tenant, "session_create", &details)?;
         session(self.conn, tenant, &id)
     }
 
@@ -58,17 +61,33 @@ impl Tx<'_> {
         &self,
         tenant: &TenantId,
         id: &SessionId,
-        reason: &str,
+        (reason, detail): (&str, Option<&str>),
         last_heartbeat_at: Option<Timestamp>,
     ) -> Result<bool> {
         if session(self.conn, tenant, id)?.finished.is_some() {
             return Ok(false);
         }
-        let update = "UPDATE sessions SET finished = ?2,
+        let update = "UPDATE sessions SET finished = ?2, finish_detail = ?4,
                 last_heartbeat_at = max(last_heartbeat_at, coalesce(?3, 0)) WHERE id = ?1";
         let heartbeat = last_heartbeat_at.map(Timestamp::as_microsecond);
-        self.conn.prepare_cached(update)?.execute((&id.0, reason, heartbeat))?;
+        self.conn.prepare_cached(update)?.execute((&id.0, reason, heartbeat, detail))?;
+        let details = json!({ "actor": tenant, "session_id": id, "reason": reason });
+        self.audit(tenant, "session_finish", &details)?;
         Ok(true)
+    }
+
+    pub(crate) fn assign_project(
+        &self,
+        tenant: &TenantId,
+        id: &SessionId,
+        project: &str,
+    ) -> Result<()> {
+        let before = session(self.conn, tenant, id)?.project_id;
+        let update = "UPDATE sessions SET project_id = ?2 WHERE id = ?1";
+        self.conn.prepare_cached(update)?.execute((&id.0, project))?;
+        let details =
+            json!({ "actor": tenant, "session_id": id, "project_id": project, "from": before });
+        self.audit(tenant, "project_session_assign", &details)
     }
 
     pub(crate) fn note_heartbeats(&self, heartbeats: &[(SessionId, Timestamp)]) -> Result<()> {
@@ -148,17 +167,18 @@ pub(crate) fn unfinished(conn: &Connection) -> Result<Vec<(SessionId, TenantId, 
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<SessionRecord> {
+pub(crate) fn record(row: &Row<'_>) -> rusqlite::Result<SessionRecord> {
     Ok(SessionRecord {
         id: SessionId(row.get("id")?),
-        tags: json(row, "tags")?,
-        user_metadata: json(row, "user_metadata")?,
+        tags: sqlite::json(row, "tags")?,
+        user_metadata: sqlite::json(row, "user_metadata")?,
         sdk_version: row.get("sdk_version")?,
         project_id: row.get("project_id")?,
         display_name: row.get("display_name")?,
         created_at: time(row, "created_at")?,
         last_heartbeat_at: time(row, "last_heartbeat_at")?,
         finished: row.get("finished")?,
+        finish_detail: row.get("finish_detail")?,
     })
 }
 

@@ -43,6 +43,16 @@ pub(crate) fn work<B: Backend>(
     })
 }
 
+/// Tokens of a batch's inputs.
+pub(crate) fn tokens(request: &ForwardBackwardRequest) -> u64 {
+    let chunks = request.data.iter().flat_map(|datum| &datum.model_input);
+    let tokens = chunks.map(|chunk| match &chunk.chunk {
+        Some(proto::chunk::Chunk::EncodedText(text)) => text.tokens.len() / size_of::<i32>(),
+        Some(proto::chunk::Chunk::Image(_) | proto::chunk::Chunk::Dmel(_)) | None => 0,
+    });
+    tokens.sum::<usize>() as u64
+}
+
 /// A datum with the values that its loss reads; others may be anything.
 fn read(datum: &proto::Datum, inputs: &[&str]) -> Result<Datum, String> {
     let tokens = convert::tokens(&datum.model_input)?;

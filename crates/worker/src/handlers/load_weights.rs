@@ -71,6 +71,11 @@ fn load<B: Backend>(
         .block_on(found)
         .map_err(|error| user_failure(format!("{}: {error}", request.path)))?;
     let (manifest, files) = worker.blob(&checkpoint.blob)?;
+    let place = (&path.run, kind, path.name.as_str());
+    let noted = worker.store.audit_read((&checkpoint.tenant, &tenant), place, "load");
+    if let Err(error) = worker.runtime.block_on(noted) {
+        tracing::warn!(run.id = %id, checkpoint = %path, %error, "a read is not in the audit log");
+    }
     if request.optimizer && !manifest.optimizer {
         let message = format!(
             "{} holds no optimizer state: it is sampler weights, or was imported",

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use tinsmith_engine::{Backend, Drawn, Output, PromptTargets, SampleJob, StopReason, Work};
-use tinsmith_store::Digest;
+use tinsmith_store::{Digest, Effect, SampleUsage};
 use tinsmith_types::{
     proto::{
         self, Dtype,
@@ -77,6 +77,17 @@ fn job(request: &SampleRequest) -> Result<SampleJob, String> {
         topk_sample_logprobs: request.topk_sample_logprobs as usize,
         target_prompt_logprobs: targets,
         prompt_alt_tokens: request.prompt_alt_tokens_k as usize,
+    })
+}
+
+/// What it counts for in the ledger.
+pub(crate) fn usage(output: &Output) -> Effect {
+    let Output::Sample(output) = output else { return Effect::None };
+    let cached = output.prompt_cache_hit_tokens as u64;
+    Effect::Sampled(SampleUsage {
+        prefill: (output.prompt_tokens as u64).saturating_sub(cached),
+        prefill_cached: cached,
+        sampled: output.sequences.iter().map(|sequence| sequence.tokens.len() as u64).sum(),
     })
 }
 

@@ -321,6 +321,10 @@ async fn open(dir: &TempDir) -> Store {
         result_retention: Duration::from_secs(36_000),
         sample_retention: Duration::from_secs(600),
         session_expiry: Duration::from_secs(86_400),
+        audit_retention: Duration::from_secs(86_400),
+        audit_entries_max: 1000,
+        usage_retention: Duration::from_secs(86_400),
+        sample_spans_max: 1000,
         blob_grace: Duration::from_secs(3600),
         allow_network_fs: true,
     };

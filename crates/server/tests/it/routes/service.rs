@@ -42,8 +42,10 @@ async fn root_lists_all_endpoints() {
     POST /api/v1/create_session
     POST /api/v1/session_heartbeat
     GET /api/v1/sessions
+    POST /api/v1/sessions/search
     GET /api/v1/sessions/{session_id}
     POST /api/v1/sessions/{session_id}/finish
+    PUT /api/v1/sessions/{session_id}/project
     POST /api/v1/create_model
     POST /api/v1/get_info
     POST /api/v1/forward
@@ -70,6 +72,9 @@ async fn root_lists_all_endpoints() {
     POST /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish
     DELETE /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish
     PUT /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl
+    GET /api/v1/audit
+    GET /api/v1/billing/usage/events
+    GET /api/v1/billing/usage/checkpoints/current
     ");
 }
 
