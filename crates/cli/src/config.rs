@@ -45,6 +45,11 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
         "",
         "NAME=DIR-or-hub-name: what clients load for a model instead of its directory",
     ),
+    (
+        "behind_proxy",
+        "false",
+        "a proxy stands in front: its X-Forwarded-Proto says whether links begin with https",
+    ),
     ("insecure_no_auth", "false", "listen on other addresses than localhost without keys"),
     (
         "context_max",
@@ -233,6 +238,7 @@ pub(crate) struct Settings {
     pub(crate) kernels: KernelChoice,
     pub(crate) threads: usize,
     pub(crate) tokenizers: BTreeMap<String, String>,
+    pub(crate) behind_proxy: bool,
     pub(crate) insecure_no_auth: bool,
     pub(crate) context_max: usize,
     /// `None`: to be taken from the machine.
@@ -283,6 +289,7 @@ impl Settings {
             kernels: device::read_kernels(values.text("kernels"))?,
             threads: values.number_in("threads", 0..=THREADS_MAX)?,
             tokenizers: pairs(&values.list("tokenizer"))?,
+            behind_proxy: values.flag("behind_proxy")?,
             insecure_no_auth: values.flag("insecure_no_auth")?,
             context_max: values.number_in("context_max", 0..=COUNT_MAX)?,
             memory: memory(values.text("memory"))?,

@@ -30,6 +30,12 @@ pub struct Config {
     pub unannounced_bytes_max: usize,
     /// How long open requests may take to end after the stop signal.
     pub drain_max: Duration,
+    /// Downloads of checkpoints at one time; more wait for as long as a poll, then they are answered 429.
+    pub downloads_max: usize,
+    /// How long a link to a file holds. The SDK asks for a new one when 5 minutes are left.
+    pub link_life: Duration,
+    /// A proxy stands in front: its `X-Forwarded-Proto` says whether clients reach it by https.
+    pub behind_proxy: bool,
     /// Highest LoRA rank that a run may ask for.
     pub lora_rank_max: u32,
     /// Datums in one `forward` or `forward_backward` request.

@@ -34,6 +34,11 @@ pub(crate) fn fails_on_free(headers: &HeaderMap) -> bool {
     sdk_version(headers).is_some_and(|version| version < [0, 27, 0])
 }
 
+/// Whether the program fails on a listing with a checkpoint of the type `external`.
+pub(crate) fn fails_on_external(headers: &HeaderMap) -> bool {
+    sdk_version(headers).is_some_and(|version| version < [0, 28, 1])
+}
+
 /// A name among several, and parameters after `;`, are both allowed.
 fn names_protobuf(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers
@@ -46,6 +51,21 @@ fn names_protobuf(headers: &HeaderMap, name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_sdks_are_told_by_their_name() {
+        let check = |agent: &'static str| {
+            let headers = HeaderMap::from_iter([(header::USER_AGENT, agent.parse().unwrap())]);
+            (sdk_version(&headers), fails_on_external(&headers))
+        };
+        assert_eq!(check("AsyncTinker/Python 0.38.0"), (Some([0, 38, 0]), false));
+        assert_eq!(check("AsyncTinker/Python 0.28.1"), (Some([0, 28, 1]), false));
+        assert_eq!(check("AsyncTinker/Python 0.28.0"), (Some([0, 28, 0]), true));
+        assert_eq!(check("Tinker/Python 0.3.0rc1"), (Some([0, 3, 0]), true));
+        assert_eq!(check("AsyncTinker/Python 1.2"), (Some([1, 2, 0]), false));
+        assert_eq!(check("AsyncTinker/Python x"), (None, false));
+        assert_eq!(check("curl/8.5"), (None, false));
+    }
 
     #[test]
     fn accept_header() {

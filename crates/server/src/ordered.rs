@@ -15,7 +15,10 @@ use tinsmith_types::{
     ids::{ModelId, SeqId, TenantId},
     json::Request,
     training::{ForwardBackwardRequest, ForwardRequest, OptimStepRequest},
-    weights::{LoadWeightsRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest},
+    weights::{
+        LoadWeightsRequest, SaveWeightsExternalRequest, SaveWeightsForSamplerRequest,
+        SaveWeightsRequest,
+    },
 };
 
 use crate::{
@@ -55,6 +58,10 @@ impl Ordered for SaveWeightsForSamplerRequest {
     const KIND: RequestKind = RequestKind::SaveWeightsForSampler;
 }
 
+impl Ordered for SaveWeightsExternalRequest {
+    const KIND: RequestKind = RequestKind::SaveWeightsExternal;
+}
+
 impl Ordered for LoadWeightsRequest {
     const KIND: RequestKind = RequestKind::LoadWeights;
 }
@@ -72,7 +79,7 @@ impl<T: Ordered + Send + 'static> FromRequest<Shared> for Json<T> {
     async fn from_request(request: http::Request<Body>, app: &Shared) -> Result<Self> {
         let path = body::matched_path(&request);
         let (mut parts, body) = request.into_parts();
-        let Ok(Tenant(tenant)) = Tenant::from_request_parts(&mut parts, app).await;
+        let Tenant(tenant) = Tenant::from_request_parts(&mut parts, app).await?;
         let plain = Plain::from_request(http::Request::from_parts(parts, body), app).await?;
         let bytes = plain.bytes.clone();
         match plain.json(app, &path).await {

@@ -20,8 +20,8 @@ use crate::{
     error::Error,
     origin,
     routes::{
-        audit, billing, checkpoints, futures, runs, sampling, search, service, sessions, telemetry,
-        training, weights,
+        audit, billing, checkpoints, downloads, futures, runs, sampling, search, service, sessions,
+        telemetry, training, weights,
     },
     state::{App, Shared},
     trace,
@@ -119,7 +119,9 @@ fn table() -> Vec<Route> {
 
         post("/api/v1/save_weights", "save a training checkpoint", weights::save_weights),
         post("/api/v1/save_weights_for_sampler", "save weights to sample from", weights::save_weights_for_sampler),
+        post("/api/v1/save_weights_external", "save files for other programs, in PEFT's layout", weights::save_weights_external),
         post("/api/v1/load_weights", "load a checkpoint into a run, or create a run from it", weights::load_weights),
+        post("/api/v1/copy_weights", "give a checkpoint a second name, in a run of its own", weights::copy_weights),
         post("/api/v1/weights_info", "base model and LoRA of a checkpoint", weights::weights_info),
 
         post("/api/v1/create_sampling_session", "open a sampler", sampling::create_session),
@@ -140,6 +142,10 @@ fn table() -> Vec<Route> {
         post("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", "let anyone read a checkpoint", checkpoints::publish),
         delete("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish", "take that back", checkpoints::unpublish),
         put("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl", "set or remove a checkpoint's expiry", checkpoints::set_ttl),
+        get("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/external_weights_urls", "links to the files of an export", downloads::external_weights_urls),
+        get("/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/archive", "a link to all files in one, for SDKs up to 0.35", downloads::archive_url),
+        get("/api/v1/downloads/{blob}/{file}", "one file of a checkpoint, by a link", downloads::file),
+        get("/api/v1/archives/{blob}", "all files of a checkpoint, by a link", downloads::archive),
 
         get("/api/v1/audit", "what was made, read, changed and deleted, and by whom", audit::list),
         get("/api/v1/billing/usage/events", "what was used, by the hour", billing::usage),

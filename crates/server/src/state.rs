@@ -12,7 +12,11 @@ use tinsmith_store::{Store, clock::Clock};
 use tinsmith_types::ids::TenantId;
 use tokio::sync::{Semaphore, watch};
 
-use crate::{catalog::Catalog, config::Config, error::short};
+use crate::{
+    catalog::Catalog,
+    config::Config,
+    error::{Error, Result, short},
+};
 
 /// Renders all metrics in Prometheus' text format.
 pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -29,6 +33,8 @@ pub(crate) struct App {
     pub(crate) render_metrics: RenderMetrics,
     /// One permit for each KiB of bodies that may be in work.
     pub(crate) body_budget: Arc<Semaphore>,
+    /// One permit for each download that may run.
+    pub(crate) downloads: Arc<Semaphore>,
     unknown_fields: Mutex<BTreeSet<(String, String)>>,
     /// Since when lines of clients' telemetry are counted, and how many there were.
     telemetry_lines: Mutex<(Duration, u32)>,
@@ -48,6 +54,7 @@ impl App {
         render_metrics: RenderMetrics,
     ) -> Self {
         let body_budget = Arc::new(Semaphore::new(config.body_bytes_in_flight_max / 1024));
+        let downloads = Arc::new(Semaphore::new(config.downloads_max));
         let unknown_fields = Mutex::new(BTreeSet::new());
         let telemetry_lines = Mutex::new((clock.monotonic(), 0));
         Self {
@@ -57,6 +64,7 @@ impl App {
             clock,
             render_metrics,
             body_budget,
+            downloads,
             unknown_fields,
             telemetry_lines,
         }
@@ -93,16 +101,28 @@ impl fmt::Debug for App {
     }
 }
 
+impl App {
+    /// Whose a credential is: a key, or a token that its owner gave to somebody else.
+    ///
+    /// # Errors
+    /// 401 for one that nobody has.
+    #[expect(clippy::unused_self, reason = "keys will be looked up")]
+    pub(crate) fn tenant_of(&self, _credential: Option<&str>) -> Result<TenantId> {
+        // Without keys there is one tenant, and any key (or none) is as good as another.
+        Ok(TenantId::from("local"))
+    }
+}
+
 /// Whose request it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant(pub(crate) TenantId);
 
 impl FromRequestParts<Shared> for Tenant {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Error;
 
-    async fn from_request_parts(_: &mut Parts, _: &Shared) -> Result<Self, Self::Rejection> {
-        // Without keys there is one tenant, and any key (or none) is as good as another.
-        Ok(Self(TenantId::from("local")))
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
+        let key = parts.headers.get("x-api-key").and_then(|key| key.to_str().ok());
+        Ok(Self(app.tenant_of(key)?))
     }
 }
 

@@ -92,6 +92,7 @@ fn kind(request: &QueuedRequest) -> RequestKind {
         QueuedRequest::OptimStep(_) => RequestKind::OptimStep,
         QueuedRequest::SaveWeights(_) => RequestKind::SaveWeights,
         QueuedRequest::SaveWeightsForSampler(_) => RequestKind::SaveWeightsForSampler,
+        QueuedRequest::SaveWeightsExternal(_) => RequestKind::SaveWeightsExternal,
         QueuedRequest::UnloadModel(_) => RequestKind::UnloadModel,
         QueuedRequest::Sample(_) => RequestKind::Sample,
     }
@@ -100,13 +101,20 @@ fn kind(request: &QueuedRequest) -> RequestKind {
 /// A run that can go on, and its base model. Counts as a life sign of its session.
 ///
 /// # Errors
-/// 404 for an unknown run, 410 if its session has ended, 400 if it cannot go on.
+/// 404 for an unknown run, 410 if its session has ended, 400 if it cannot go on or never could.
 pub(crate) async fn live_run<'a>(
     app: &'a Shared,
     tenant: &TenantId,
     id: &ModelId,
 ) -> Result<(RunRecord, &'a ModelEntry)> {
     let run = app.store.run(tenant, id).await?;
+    if let Some(source) = &run.copied_from {
+        let detail = format!(
+            "run {id} holds a copy of {source} and cannot be trained; create a run from the copy with \
+             load_weights"
+        );
+        return Err(Error::invalid("run_is_copy", detail));
+    }
     app.store.heartbeat(tenant, &run.session_id).await?;
     if let Some(reason) = &run.corrupted {
         return Err(Error::invalid("run_corrupted", format!("run {id} cannot go on: {reason}")));

@@ -79,30 +79,41 @@ impl Blobs {
 
     /// Reads a blob and checks every byte of it.
     pub(crate) fn read(&self, id: &BlobId) -> Result<(Manifest, BTreeMap<String, Bytes>)> {
-        let dir = self.path(id)?;
-        let corrupted = |name: &str| Error::Corrupted { what: format!("file {name} of blob {id}") };
-        let load = |name: &str| match fs::read(dir.join(name)) {
-            Ok(content) => Ok(Bytes::from(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(corrupted(name)),
-            Err(error) => Err(error.into()),
-        };
-        let text = load(MANIFEST)?;
-        if blake3::hash(&text).to_hex().as_str() != id.0 {
-            return Err(corrupted(MANIFEST));
-        }
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| corrupted(MANIFEST))?;
+        let manifest = self.manifest(id)?;
         let mut files = BTreeMap::new();
         for (name, record) in &manifest.files {
-            check_name(name)?;
-            let content = load(name)?;
+            let content = self.load(id, name)?;
             if content.len() as u64 != record.size_bytes
                 || blake3::hash(&content).to_hex().as_str() != record.blake3
             {
-                return Err(corrupted(name));
+                return Err(corrupted(id, name));
             }
             files.insert(name.clone(), content);
         }
         Ok((manifest, files))
+    }
+
+    /// Reads a blob's list of files and checks that it is the one that was written.
+    pub(crate) fn manifest(&self, id: &BlobId) -> Result<Manifest> {
+        let text = self.load(id, MANIFEST)?;
+        if blake3::hash(&text).to_hex().as_str() != id.0 {
+            return Err(corrupted(id, MANIFEST));
+        }
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|_| corrupted(id, MANIFEST))?;
+        manifest.files.keys().try_for_each(|name| check_name(name))?;
+        Ok(manifest)
+    }
+
+    /// Opens a file that the blob's manifest lists.
+    pub(crate) fn open_file(&self, id: &BlobId, name: &str) -> Result<File> {
+        check_name(name)?;
+        File::open(self.path(id)?.join(name)).map_err(|error| not_there(id, name, error))
+    }
+
+    fn load(&self, id: &BlobId, name: &str) -> Result<Bytes> {
+        let content = fs::read(self.path(id)?.join(name));
+        content.map(Bytes::from).map_err(|error| not_there(id, name, error))
     }
 
     /// Whether the blob is in place.
@@ -191,6 +202,14 @@ impl Blobs {
     fn staged(&self) -> MutexGuard<'_, HashMap<BlobId, Duration>> {
         self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn corrupted(id: &BlobId, name: &str) -> Error {
+    Error::Corrupted { what: format!("file {name} of blob {id}") }
+}
+
+fn not_there(id: &BlobId, name: &str, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotFound { corrupted(id, name) } else { error.into() }
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -1,14 +1,14 @@
 //! Blobs, the checkpoints that name them, and the samplers that use them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs::File};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tinsmith_types::ids::{ModelId, SamplingSessionId, TenantId};
 
 use crate::{
-    BlobId, CheckpointKind, CheckpointRecord, Error, Manifest, NewSamplingSession, Result,
-    SamplingSessionRecord, Store,
+    BlobId, CheckpointFilter, CheckpointKind, CheckpointRecord, Error, Manifest,
+    NewSamplingSession, Result, SamplingSessionRecord, Store,
     sqlite::{
         checkpoints::{self, Name},
         samplers,
@@ -45,6 +45,30 @@ impl Store {
         tokio::task::spawn_blocking(read).await.map_err(|_| Error::Fatal)?
     }
 
+    /// The list of a published directory's files, verified; not the files themselves.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Corrupted`] where the list is not what was written.
+    pub async fn manifest(&self, id: &BlobId) -> Result<Manifest> {
+        let (shared, id) = (self.inner.shared.clone(), id.clone());
+        let read = move || shared.blobs.manifest(&id);
+        tokio::task::spawn_blocking(read).await.map_err(|_| Error::Fatal)?
+    }
+
+    /// Opens one file that a directory's manifest lists; its content is not verified. It can be read to its
+    /// end even if the directory is deleted meanwhile.
+    pub async fn open_file(&self, id: &BlobId, name: &str) -> Result<File> {
+        let (shared, id, name) = (self.inner.shared.clone(), id.clone(), name.to_owned());
+        let open = move || shared.blobs.open_file(&id, &name);
+        tokio::task::spawn_blocking(open).await.map_err(|_| Error::Fatal)?
+    }
+
+    /// Whether a checkpoint of anybody that has not expired names the directory.
+    pub async fn is_checkpoint(&self, id: &BlobId) -> Result<bool> {
+        let (id, now) = (id.clone(), self.shared().clock.now());
+        self.read(move |conn| checkpoints::names(conn, &id, now)).await
+    }
+
     /// A checkpoint of the tenant's own, or a public one of anybody.
     pub async fn checkpoint(
         &self,
@@ -58,18 +82,18 @@ impl Store {
         self.read(move |conn| checkpoints::checkpoint(conn, &tenant, &name, now)).await
     }
 
-    /// A page of the tenant's checkpoints, of one run or of all, newest first, and how many there are.
+    /// A page of the tenant's checkpoints, newest first, and how many there are.
     pub async fn checkpoints(
         &self,
         tenant: &TenantId,
-        model: Option<&ModelId>,
+        filter: &CheckpointFilter,
         limit: u32,
         offset: u32,
     ) -> Result<(Vec<CheckpointRecord>, u64)> {
-        let (tenant, model) = (tenant.clone(), model.cloned());
+        let (tenant, filter) = (tenant.clone(), filter.clone());
         let now = self.shared().clock.now();
         self.read(move |conn| {
-            checkpoints::checkpoints(conn, &tenant, model.as_ref(), (limit, offset), now)
+            checkpoints::checkpoints(conn, &tenant, &filter, (limit, offset), now)
         })
         .await
     }

@@ -30,6 +30,8 @@ pub enum RequestKind {
     SaveWeights,
     /// Sampler weights, named or as a new sampling session.
     SaveWeightsForSampler,
+    /// Weights in files for other programs.
+    SaveWeightsExternal,
     /// Ends the run's place in memory.
     UnloadModel,
     /// Draws tokens; lives in memory only.
@@ -47,6 +49,7 @@ impl RequestKind {
             Self::OptimStep => "optim_step",
             Self::SaveWeights => "save_weights",
             Self::SaveWeightsForSampler => "save_weights_for_sampler",
+            Self::SaveWeightsExternal => "save_weights_external",
             Self::UnloadModel => "unload_model",
             Self::Sample => "sample",
         }
@@ -59,6 +62,7 @@ impl RequestKind {
             Self::Forward
             | Self::SaveWeights
             | Self::SaveWeightsForSampler
+            | Self::SaveWeightsExternal
             | Self::UnloadModel
             | Self::Sample => false,
         }
@@ -170,6 +174,8 @@ pub struct RunRecord {
     pub corrupted: Option<String>,
     /// A remark for its owner, such as a replay on another kernel set.
     pub note: Option<String>,
+    /// The path of the checkpoint that its own is a copy of: it was never trained, and cannot be.
+    pub copied_from: Option<String>,
 }
 
 /// A request to be made durable.
@@ -347,6 +353,32 @@ pub struct NewImport {
     pub kinds: Vec<CheckpointKind>,
     /// The checkpoints' name.
     pub name: String,
+}
+
+/// A checkpoint under a second name, in a run of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewCopy {
+    /// The run that is made for it.
+    pub run: NewRun,
+    /// The path that it is copied from.
+    pub source: String,
+    /// What the copy is; its `model_id` names the new run, its `blob` is the source's.
+    pub checkpoint: NewCheckpoint,
+    /// The session was opened for this copy alone, and ends with it.
+    pub ends_session: bool,
+}
+
+/// Which checkpoints are listed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct CheckpointFilter {
+    /// Only of this run.
+    pub model_id: Option<ModelId>,
+    /// Only of this kind.
+    pub kind: Option<CheckpointKind>,
+    /// Not of this kind.
+    pub without: Option<CheckpointKind>,
+    /// Only of runs whose session belongs to this project.
+    pub project_id: Option<String>,
 }
 
 /// A checkpoint that is visible.

@@ -2,7 +2,7 @@
 
 use tinsmith_types::ids::{ModelId, TenantId};
 
-use crate::{NewImport, Result, RunRecord, Store, sqlite::runs};
+use crate::{CheckpointRecord, NewCopy, NewImport, Result, RunRecord, Store, sqlite::runs};
 
 impl Store {
     /// A run.
@@ -31,6 +31,28 @@ impl Store {
         let (tenant, session) = (tenant.clone(), new.run.session_id.clone());
         let apply = move |tx: &mut crate::sqlite::Tx<'_>| tx.import(&tenant, &new);
         self.write(apply, move |shared, _| shared.sessions.remove(&session)).await
+    }
+
+    /// Gives a checkpoint a second name, in a run that is made for it; nothing of its files is written again.
+    /// The same run and source find the first copy.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) for the session or the blob;
+    /// [`Error::Conflict`](crate::Error::Conflict) where there is another run of that name.
+    pub async fn copy_checkpoint(
+        &self,
+        tenant: &TenantId,
+        new: NewCopy,
+    ) -> Result<CheckpointRecord> {
+        let (tenant, ended) =
+            (tenant.clone(), new.ends_session.then(|| new.run.session_id.clone()));
+        let apply = move |tx: &mut crate::sqlite::Tx<'_>| tx.copy(&tenant, &new);
+        self.write(apply, move |shared, _| {
+            if let Some(session) = ended {
+                shared.sessions.remove(&session);
+            }
+        })
+        .await
     }
 
     /// Sets why a run cannot go on, or a remark for its owner; `None` leaves what was there.

@@ -30,10 +30,12 @@ pub(crate) mod writer;
 
 /// Older ones can lose a transaction when the log is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("sqlite/migrations/0001_initial.sql"),
     include_str!("sqlite/migrations/0002_clones.sql"),
     include_str!("sqlite/migrations/0003_admin.sql"),
+    include_str!("sqlite/migrations/0004_root_secret.sql"),
+    include_str!("sqlite/migrations/0005_copies.sql"),
 ];
 
 /// The transaction of a group, as one of its writes sees it.
@@ -182,6 +184,12 @@ pub(crate) fn begin_start(
     let mut starts = conn.prepare("SELECT id, secret FROM starts")?;
     let starts = starts.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(starts.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The data directory's secret: `fresh` at its first start, then always the same.
+pub(crate) fn root_secret(conn: &Connection, fresh: &[u8; 32]) -> Result<[u8; 32]> {
+    conn.execute("INSERT OR IGNORE INTO root_secret (id, secret) VALUES (1, ?1)", [fresh])?;
+    Ok(conn.query_row("SELECT secret FROM root_secret", [], |row| row.get(0))?)
 }
 
 /// Whether a row refers to the blob.

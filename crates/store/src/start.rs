@@ -19,9 +19,8 @@ pub(crate) struct Starts {
 impl Starts {
     /// A fresh id and secret.
     pub(crate) fn new() -> Self {
-        let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
-        let secret = *blake3::hash(&[one.into_bytes(), two.into_bytes()].concat()).as_bytes();
-        Self { current: Uuid::new_v4().simple().to_string(), secret, all: HashMap::new() }
+        let current = Uuid::new_v4().simple().to_string();
+        Self { current, secret: fresh_secret(), all: HashMap::new() }
     }
 
     pub(crate) fn secret(&self) -> &[u8; 32] {
@@ -76,6 +75,12 @@ impl Starts {
 fn id(start: &str, secret: &[u8; 32], tenant: &TenantId, name: &str) -> RequestId {
     let signature = sign(secret, tenant, name);
     RequestId(format!("smp-{start}-{name}-{signature}"))
+}
+
+/// A secret that nobody can guess: 244 random bits.
+pub(crate) fn fresh_secret() -> [u8; 32] {
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    *blake3::hash(&[one.into_bytes(), two.into_bytes()].concat()).as_bytes()
 }
 
 fn sign(secret: &[u8; 32], tenant: &TenantId, random: &str) -> String {

@@ -31,7 +31,7 @@ use crate::{
         requests, runs,
         writer::{self, Message, WriteJob},
     },
-    start::Starts,
+    start::{Starts, fresh_secret},
 };
 
 /// A cheap handle; clones share one store. The store stops when the last one goes.
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) starts: Starts,
+    /// Of the data directory, the same at every start.
+    root_secret: [u8; 32],
     pub(crate) blobs: Blobs,
     pub(crate) spool_dir: PathBuf,
     pub(crate) sessions: LiveSessions,
@@ -107,6 +109,7 @@ impl Store {
         let mut starts = Starts::new();
         starts.know(sqlite::begin_start(&conn, &starts.current, starts.secret(), clock.now())?);
         let index = recover(&conn, &config, &*clock, starts.count())?;
+        let root_secret = sqlite::root_secret(&conn, &fresh_secret())?;
         let sessions = LiveSessions::recover(&conn, clock.now())?;
         let readers = Readers::start(&data_dir.database())?;
         let room = Arc::new(Semaphore::new(config.write_queue_max));
@@ -114,6 +117,7 @@ impl Store {
             config,
             clock,
             starts,
+            root_secret,
             blobs,
             spool_dir: data_dir.spool(),
             sessions,
@@ -136,6 +140,12 @@ impl Store {
     /// How long a session may be silent before it expires.
     pub fn session_expiry(&self) -> std::time::Duration {
         self.shared().config.session_expiry
+    }
+
+    /// A secret for one purpose, the same at every start of this data directory. Whoever knows it knows
+    /// nothing of those for other purposes.
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        blake3::derive_key(&format!("tinsmith 2026 {purpose}"), &self.shared().root_secret)
     }
 
     /// An empty file in the data directory that has no name: it goes with its last handle, whatever happens.

@@ -1,5 +1,7 @@
 //! `checkpoints`, `training_runs/{id}/checkpoints`, and their time to live.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::defaults::null_as_default;
@@ -75,4 +77,23 @@ pub struct SetTtlRequest {
 
 impl Request for SetTtlRequest {
     const MISTAKEN: &'static [(&'static str, &'static str)] = &[("ttl", "ttl_seconds")];
+}
+
+/// Answer of `GET training_runs/{id}/checkpoints/{kind}/{name}/external_weights_urls`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct ExternalWeightsUrlsResponse {
+    /// A URL for each file, by the file's path within the checkpoint. No key is asked for there.
+    pub urls: BTreeMap<String, String>,
+    /// When the URLs cease to hold, RFC 3339 with its zone.
+    pub expires: String,
+}
+
+/// Answer of `GET training_runs/{id}/checkpoints/{kind}/{name}/archive` (SDKs up to 0.35), and what the SDK
+/// makes of a redirect there.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct CheckpointArchiveUrlResponse {
+    /// Of a tar. No key is asked for there.
+    pub url: String,
+    /// When the URL ceases to hold, RFC 3339.
+    pub expires: String,
 }

@@ -10,7 +10,10 @@ use crate::Error;
 use crate::proto;
 use crate::sampling::SampleRequest;
 use crate::training::{CreateModelRequest, OptimStepRequest, UnloadModelRequest};
-use crate::weights::{LoadWeightsRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest};
+use crate::weights::{
+    LoadWeightsRequest, SaveWeightsExternalRequest, SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+};
 
 /// A request that is answered with a future.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +32,8 @@ pub enum QueuedRequest {
     SaveWeights(SaveWeightsRequest),
     /// Makes a sampler checkpoint or a sampling session.
     SaveWeightsForSampler(SaveWeightsForSamplerRequest),
+    /// Makes files for other programs.
+    SaveWeightsExternal(SaveWeightsExternalRequest),
     /// Ends a run's place in memory.
     UnloadModel(UnloadModelRequest),
     /// Draws tokens.
@@ -51,6 +56,7 @@ impl QueuedRequest {
             Self::OptimStep(_) => "optim_step",
             Self::SaveWeights(_) => "save_weights",
             Self::SaveWeightsForSampler(_) => "save_weights_for_sampler",
+            Self::SaveWeightsExternal(_) => "save_weights_external",
             Self::UnloadModel(_) => "unload_model",
             Self::Sample(_) => "sample",
         }
@@ -69,6 +75,7 @@ impl QueuedRequest {
             Self::OptimStep(request) => json(request),
             Self::SaveWeights(request) => json(request),
             Self::SaveWeightsForSampler(request) => json(request),
+            Self::SaveWeightsExternal(request) => json(request),
             Self::UnloadModel(request) => json(request),
             Self::Sample(request) => json(request),
         }
@@ -88,6 +95,7 @@ impl QueuedRequest {
             "optim_step" => Self::OptimStep(read(body)?),
             "save_weights" => Self::SaveWeights(read(body)?),
             "save_weights_for_sampler" => Self::SaveWeightsForSampler(read(body)?),
+            "save_weights_external" => Self::SaveWeightsExternal(read(body)?),
             "unload_model" => Self::UnloadModel(read(body)?),
             "sample" => Self::Sample(read(body)?),
             other => return Err(Error::UnknownKind(other.to_owned())),
@@ -108,6 +116,7 @@ impl QueuedRequest {
             | Self::ForwardBackward(_)
             | Self::OptimStep(_)
             | Self::SaveWeights(_)
+            | Self::SaveWeightsExternal(_)
             | Self::UnloadModel(_)
             | Self::Sample(_) => self.encode(),
         }

@@ -149,6 +149,9 @@ pub struct ModelData {
     /// Repository of the tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer_id: Option<String>,
+    /// Rank of the run's adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_rank: Option<u32>,
 }
 
 /// Body of `POST forward_backward` in JSON.

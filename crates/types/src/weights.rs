@@ -1,4 +1,5 @@
-//! `save_weights`, `save_weights_for_sampler`, `load_weights`, `weights_info`.
+//! `save_weights`, `save_weights_for_sampler`, `save_weights_external`, `load_weights`, `copy_weights`,
+//! `weights_info`.
 
 use std::fmt;
 
@@ -6,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::defaults::null_as_default;
-use crate::ids::{ModelId, SamplingSessionId, SeqId, SessionId};
+use crate::ids::{ModelId, SamplingSessionId, SeqId, SessionId, TenantId};
 use crate::json::Request;
 use crate::session::Metadata;
 use crate::training::OptimizerConfig;
@@ -101,6 +102,84 @@ pub struct SaveWeightsForSamplerResponse {
     pub sampling_session_id: Option<SamplingSessionId>,
 }
 
+/// Body of `POST save_weights_external`: files that other programs read, in PEFT's layout.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "save_weights_external")]
+pub struct SaveWeightsExternalRequest {
+    /// The run.
+    pub model_id: ModelId,
+    /// Order number within the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq_id: Option<SeqId>,
+    /// The checkpoint's name. None: the server makes one up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Seconds until it goes away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<i64>,
+    /// Public keys, age's or SSH's: every file is encrypted to all of them. None: files in the clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_encryption_recipients: Option<Vec<String>>,
+}
+
+impl Request for SaveWeightsExternalRequest {
+    const MISTAKEN: &'static [(&'static str, &'static str)] = &[
+        ("name", "path"),
+        ("ttl", "ttl_seconds"),
+        ("recipients", "age_encryption_recipients"),
+        ("age_recipients", "age_encryption_recipients"),
+    ];
+}
+
+/// Result of `save_weights_external`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "type", rename = "save_weights_external")]
+pub struct SaveWeightsExternalResponse {
+    /// `tinker://<run>/external_weights/<name>`.
+    pub path: String,
+    /// Bytes of its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+}
+
+/// Body of `POST copy_weights`: into a run's place of a session, or into a new session.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct CopyWeightsRequest {
+    /// SDKs up to 0.33: the session that the copy's run belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// SDKs up to 0.33: the run's number within the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_seq_id: Option<i64>,
+    /// SDKs from 0.34 on: the project of the new session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_project_id: Option<String>,
+    /// What is copied: a checkpoint of any kind.
+    pub source_path: String,
+    /// Seconds until the copy goes away. The source's time is not inherited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<i64>,
+    /// SDKs up to 0.33: permission to read another account's checkpoint. Later ones send a header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_access_token: Option<Secret>,
+}
+
+impl Request for CopyWeightsRequest {
+    const MISTAKEN: &'static [(&'static str, &'static str)] = &[
+        ("path", "source_path"),
+        ("tinker_path", "source_path"),
+        ("project_id", "destination_project_id"),
+        ("ttl", "ttl_seconds"),
+    ];
+}
+
+/// Answer of `POST copy_weights`.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct CopyWeightsResponse {
+    /// The copy.
+    pub tinker_path: String,
+}
+
 /// Body of `POST load_weights`: into a run that is there, or as a new run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "type", rename = "load_weights")]
@@ -134,6 +213,10 @@ pub struct LoadWeightsRequest {
     /// Permission to read another account's checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_access_token: Option<Secret>,
+    /// Never sent: what the token was found to stand for, so that a stored request needs no token. The server
+    /// clears what comes in here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_as: Option<TenantId>,
 }
 
 impl Request for LoadWeightsRequest {
@@ -202,6 +285,9 @@ pub struct LoadWeightsResponse {
 pub struct WeightsInfoRequest {
     /// The checkpoint.
     pub tinker_path: String,
+    /// Permission to read another account's checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_access_token: Option<Secret>,
 }
 
 impl Request for WeightsInfoRequest {

@@ -16,6 +16,7 @@ pub(crate) mod load_weights;
 pub(crate) mod optim_step;
 pub(crate) mod sample;
 pub(crate) mod save_weights;
+pub(crate) mod save_weights_external;
 pub(crate) mod save_weights_for_sampler;
 pub(crate) mod unload_model;
 
@@ -38,6 +39,7 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: Item
         | QueuedRequest::LoadWeights(_)
         | QueuedRequest::SaveWeights(_)
         | QueuedRequest::SaveWeightsForSampler(_)
+        | QueuedRequest::SaveWeightsExternal(_)
         | QueuedRequest::UnloadModel(_)
         | QueuedRequest::Sample(_) => {
             act(worker, id, &item);
@@ -68,6 +70,9 @@ fn act<B: Backend>(worker: &mut Worker<B>, id: &ModelId, item: &Item) {
         QueuedRequest::SaveWeights(request) => save_weights::run(worker, id, item, request),
         QueuedRequest::SaveWeightsForSampler(request) => {
             save_weights_for_sampler::run(worker, id, item, request);
+        }
+        QueuedRequest::SaveWeightsExternal(request) => {
+            save_weights_external::run(worker, id, item, request);
         }
         QueuedRequest::UnloadModel(_) => unload_model::run(worker, id, item),
         QueuedRequest::Forward(_)

@@ -122,6 +122,7 @@ pub(crate) fn is_pipelined(kind: RequestKind) -> bool {
         | RequestKind::LoadWeights
         | RequestKind::SaveWeights
         | RequestKind::SaveWeightsForSampler
+        | RequestKind::SaveWeightsExternal
         | RequestKind::UnloadModel
         | RequestKind::Sample => false,
     }

@@ -1,9 +1,13 @@
 //! Saved weights, by name.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
 use jiff::SignedDuration;
 use serde_json::Value;
-use tinsmith_store::{CheckpointKind, CheckpointRecord};
+use tinsmith_store::{CheckpointFilter, CheckpointKind, CheckpointRecord};
 use tinsmith_types::{
     checkpoints::{Checkpoint, ListCheckpointsResponse, SetTtlRequest},
     ids::ModelId,
@@ -14,6 +18,7 @@ use tinsmith_types::{
 use crate::{
     body, check,
     error::Result,
+    negotiate,
     page::Page,
     segments::Path,
     state::{Shared, Tenant},
@@ -22,20 +27,22 @@ use crate::{
 const PAGE_ENTRIES: u32 = 100;
 
 /// The run, kind and name that a URL ends in.
-type Place = Path<(ModelId, String, String)>;
+pub(crate) type Place = Path<(ModelId, String, String)>;
 
 /// `GET training_runs/{run_id}/checkpoints`, not paged.
 pub(crate) async fn list_of_run(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
+    headers: HeaderMap,
     Path(run): Path<ModelId>,
 ) -> Result<Json<ListCheckpointsResponse>> {
     app.store.run(&tenant, &run).await?;
+    let filter = CheckpointFilter { model_id: Some(run), ..shown(&headers) };
     let limit = app.config.page_entries_max;
     let mut found: Vec<CheckpointRecord> = Vec::new();
     loop {
         let offset = u32::try_from(found.len()).unwrap_or(u32::MAX);
-        let (page, total) = app.store.checkpoints(&tenant, Some(&run), limit, offset).await?;
+        let (page, total) = app.store.checkpoints(&tenant, &filter, limit, offset).await?;
         let is_last = page.is_empty();
         found.extend(page);
         if is_last || u64::try_from(found.len()).unwrap_or(u64::MAX) >= total {
@@ -50,13 +57,21 @@ pub(crate) async fn list_of_run(
 pub(crate) async fn list(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
+    headers: HeaderMap,
     page: Page,
 ) -> Result<Json<ListCheckpointsResponse>> {
     let (limit, offset) = (page.limit(PAGE_ENTRIES), page.offset());
-    let (found, total) = app.store.checkpoints(&tenant, None, limit, offset).await?;
+    let filter = CheckpointFilter { project_id: page.project_id(), ..shown(&headers) };
+    let (found, total) = app.store.checkpoints(&tenant, &filter, limit, offset).await?;
     let checkpoints = found.iter().map(checkpoint).collect();
     let cursor = Some(page.cursor(PAGE_ENTRIES, total));
     Ok(Json(ListCheckpointsResponse { checkpoints, cursor }))
+}
+
+/// What the program that asks can read: a listing with a type that it does not know fails it as a whole.
+fn shown(headers: &HeaderMap) -> CheckpointFilter {
+    let without = negotiate::fails_on_external(headers).then_some(CheckpointKind::ExternalWeights);
+    CheckpointFilter { without, ..CheckpointFilter::default() }
 }
 
 /// `DELETE training_runs/{run_id}/checkpoints/{kind}/{name}`.
@@ -106,11 +121,7 @@ pub(crate) async fn set_ttl(
 
 /// A checkpoint as listings show it.
 pub(crate) fn checkpoint(record: &CheckpointRecord) -> Checkpoint {
-    let path = CheckpointPath {
-        run: record.model_id.clone(),
-        kind: kind_on_the_wire(record.kind),
-        name: record.name.clone(),
-    };
+    let path = path(record);
     let user_metadata: Metadata = record
         .user_metadata
         .iter()
@@ -125,6 +136,15 @@ pub(crate) fn checkpoint(record: &CheckpointRecord) -> Checkpoint {
         public: record.public,
         user_metadata: (!user_metadata.is_empty()).then_some(user_metadata),
         expires_at: record.expires_at.map(|at| at.to_string()),
+    }
+}
+
+/// A checkpoint's place.
+pub(crate) fn path(record: &CheckpointRecord) -> CheckpointPath {
+    CheckpointPath {
+        run: record.model_id.clone(),
+        kind: kind_on_the_wire(record.kind),
+        name: record.name.clone(),
     }
 }
 

@@ -192,6 +192,7 @@ fn done(kind: RequestKind, result: Bytes, wants_protobuf: bool) -> Result<Respon
         | RequestKind::OptimStep
         | RequestKind::SaveWeights
         | RequestKind::SaveWeightsForSampler
+        | RequestKind::SaveWeightsExternal
         | RequestKind::UnloadModel => result,
     };
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())

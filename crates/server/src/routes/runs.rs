@@ -2,8 +2,9 @@
 
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
-use tinsmith_store::{CheckpointKind, RunRecord};
+use tinsmith_store::{CheckpointFilter, CheckpointKind, RunRecord};
 use tinsmith_types::{
+    checkpoints::Checkpoint,
     ids::{ModelId, TenantId},
     runs::{ListTrainingRunsResponse, TrainingRun},
     training::{GetInfoRequest, GetInfoResponse, ModelData},
@@ -20,9 +21,6 @@ use crate::{
 
 const PAGE_ENTRIES: u32 = 20;
 
-/// Checkpoints of a run that are looked through for the newest of each kind.
-const NEWEST_CHECKPOINTS: u32 = 100;
-
 /// `POST get_info`. The SDK takes the tokenizer from it.
 pub(crate) async fn get_info(
     State(app): State<Shared>,
@@ -36,6 +34,7 @@ pub(crate) async fn get_info(
             arch: Some(model.architecture.clone()),
             model_name: Some(run.base_model.clone()),
             tokenizer_id: Some(model.tokenizer_id.clone()),
+            lora_rank: Some(run.lora.rank),
         },
         model_id: run.id,
         optimizer_config: serde_json::from_value(run.optimizer_config).unwrap_or_default(),
@@ -78,13 +77,15 @@ pub(crate) async fn get(
 }
 
 async fn training_run(app: &Shared, tenant: &TenantId, run: RunRecord) -> Result<TrainingRun> {
-    let (newest, _) = app.store.checkpoints(tenant, Some(&run.id), NEWEST_CHECKPOINTS, 0).await?;
-    let last = |kind: CheckpointKind| {
-        newest.iter().find(|record| record.kind == kind).map(checkpoints::checkpoint)
+    let last = async |kind: CheckpointKind| -> Result<Option<Checkpoint>> {
+        let (model_id, kind) = (Some(run.id.clone()), Some(kind));
+        let filter = CheckpointFilter { model_id, kind, ..CheckpointFilter::default() };
+        let (newest, _) = app.store.checkpoints(tenant, &filter, 1, 0).await?;
+        Ok(newest.first().map(checkpoints::checkpoint))
     };
     Ok(TrainingRun {
-        last_checkpoint: last(CheckpointKind::Weights),
-        last_sampler_checkpoint: last(CheckpointKind::SamplerWeights),
+        last_checkpoint: last(CheckpointKind::Weights).await?,
+        last_sampler_checkpoint: last(CheckpointKind::SamplerWeights).await?,
         training_run_id: run.id,
         base_model: run.base_model,
         model_owner: run.tenant.0,

@@ -1,7 +1,11 @@
 //! Weights into checkpoints and samplers, and out of them.
 
-use axum::{Json, extract::State};
-use tinsmith_store::{CheckpointRecord, LoraRecord, NewRun, RequestKind};
+use axum::{Json, extract::State, http::HeaderMap};
+use jiff::SignedDuration;
+use tinsmith_seal::Recipients;
+use tinsmith_store::{
+    CheckpointRecord, LoraRecord, NewCheckpoint, NewCopy, NewRun, NewSession, RequestKind,
+};
 use tinsmith_types::{
     futures::UntypedFuture,
     ids::{ModelId, SeqId, SessionId, TenantId},
@@ -9,8 +13,9 @@ use tinsmith_types::{
     queued::QueuedRequest,
     session::Metadata,
     weights::{
-        LoadTarget, LoadWeightsRequest, SamplerKind, SaveWeightsForSamplerRequest,
-        SaveWeightsRequest, WeightsInfoRequest, WeightsInfoResponse,
+        CopyWeightsRequest, CopyWeightsResponse, LoadTarget, LoadWeightsRequest, SamplerKind,
+        SaveWeightsExternalRequest, SaveWeightsForSamplerRequest, SaveWeightsRequest, Secret,
+        WeightsInfoRequest, WeightsInfoResponse,
     },
 };
 
@@ -20,7 +25,7 @@ use crate::{
     error::{Error, Result},
     ordered::{self, Place, live_run_at},
     routes::{checkpoints, training},
-    state::{Shared, Tenant},
+    state::{App, Shared, Tenant},
     submit::{Admission, submit},
 };
 
@@ -34,11 +39,7 @@ pub(crate) async fn save_weights(
     let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
     let place = Place { model_id: model_id.clone(), seq_id };
     live_run_at(&app, &tenant, RequestKind::SaveWeights, place).await?;
-    // Made up from what a retry repeats.
-    request.path.get_or_insert_with(|| match seq_id {
-        Some(seq_id) => format!("seq-{seq_id}"),
-        None => format!("at-{}", app.clock.now().as_millisecond()),
-    });
+    request.path.get_or_insert_with(|| made_up_name(&app, seq_id));
     let fault = check_save(&app, &request).err();
     let request = QueuedRequest::SaveWeights(request);
     submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
@@ -59,13 +60,31 @@ pub(crate) async fn save_weights_for_sampler(
     submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
 }
 
+/// `POST save_weights_external`.
+pub(crate) async fn save_weights_external(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    body: ordered::Json<SaveWeightsExternalRequest>,
+) -> Result<Json<UntypedFuture>> {
+    let mut request = body.value;
+    let (model_id, seq_id) = (request.model_id.clone(), request.seq_id);
+    let place = Place { model_id: model_id.clone(), seq_id };
+    live_run_at(&app, &tenant, RequestKind::SaveWeightsExternal, place).await?;
+    request.path.get_or_insert_with(|| made_up_name(&app, seq_id));
+    let fault = check_save_external(&request).err();
+    let request = QueuedRequest::SaveWeightsExternal(request);
+    submit(&app, &tenant, Admission::new(model_id, seq_id, &request, fault)).await
+}
+
 /// `POST load_weights`, in both its forms.
 pub(crate) async fn load_weights(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
     body: ordered::Json<LoadWeightsRequest>,
 ) -> Result<Json<UntypedFuture>> {
-    let request = body.value;
+    let mut request = body.value;
+    let token = request.weights_access_token.as_ref().map(|token| token.0.as_str());
+    request.read_as = token.map(|token| app.tenant_of(Some(token))).transpose()?;
     let target = match request.target() {
         Ok(target) => target,
         Err(error) => {
@@ -94,11 +113,14 @@ pub(crate) async fn load_weights(
 pub(crate) async fn weights_info(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
+    headers: HeaderMap,
     body: body::Json<WeightsInfoRequest>,
 ) -> Result<Json<WeightsInfoResponse>> {
-    let path: CheckpointPath = body.value.tinker_path.parse()?;
-    let checkpoint = find(&app, &tenant, &path).await?;
-    let origin = origin(&app, &tenant, &checkpoint).await?;
+    let request = body.value;
+    let reader = reader(&app, tenant, &headers, request.weights_access_token.as_ref())?;
+    let path: CheckpointPath = request.tinker_path.parse()?;
+    let checkpoint = find(&app, &reader, &path).await?;
+    let origin = origin(&app, &reader, &checkpoint).await?;
     Ok(Json(WeightsInfoResponse {
         base_model: origin.base_model,
         is_lora: true,
@@ -110,12 +132,111 @@ pub(crate) async fn weights_info(
     }))
 }
 
+/// `POST copy_weights`. With a key that the SDK repeats, or a place in a session, a repeat finds its copy.
+pub(crate) async fn copy_weights(
+    State(app): State<Shared>,
+    Tenant(tenant): Tenant,
+    headers: HeaderMap,
+    body: body::Json<CopyWeightsRequest>,
+) -> Result<Json<CopyWeightsResponse>> {
+    let request = body.value;
+    check::ttl(request.ttl_seconds).map_err(|fault| fault.into_error("invalid_ttl"))?;
+    let reader = reader(&app, tenant.clone(), &headers, request.weights_access_token.as_ref())?;
+    let path: CheckpointPath = request.source_path.parse()?;
+    let source = find(&app, &reader, &path).await?;
+    let origin = origin(&app, &reader, &source).await?;
+    let (session_id, number, ends_session) = copy_place(&app, &tenant, &headers, &request).await?;
+    let ttl = request.ttl_seconds.map(SignedDuration::from_secs);
+    let expires_at = ttl.and_then(|ttl| app.clock.now().checked_add(ttl).ok());
+    let new = NewCopy {
+        run: NewRun {
+            session_id: session_id.clone(),
+            base_model: origin.base_model,
+            base_digest: origin.base_digest,
+            lora: origin.lora,
+            optimizer_config: origin.optimizer_config,
+            user_metadata: serde_json::json!({}),
+            kernel_set: origin.kernel_set,
+        },
+        source: path.to_string(),
+        checkpoint: NewCheckpoint {
+            model_id: ModelId::of(&session_id, number),
+            kind: source.kind,
+            name: source.name.clone(),
+            blob: source.blob,
+            size_bytes: source.size_bytes,
+            expires_at,
+            user_metadata: source.user_metadata,
+            overwrite: false,
+        },
+        ends_session,
+    };
+    let place = (&source.model_id, source.kind, new.checkpoint.name.as_str());
+    app.store.audit_read((&source.tenant, &tenant), place, "copy").await?;
+    let copy = app.store.copy_checkpoint(&tenant, new).await?;
+    let tinker_path = checkpoints::path(&copy).to_string();
+    tracing::info!(source = %path, copy = tinker_path, "checkpoint copied");
+    Ok(Json(CopyWeightsResponse { tinker_path }))
+}
+
+/// Whose checkpoints a request may read: its own tenant's, or those that its token stands for.
+fn reader(
+    app: &App,
+    tenant: TenantId,
+    headers: &HeaderMap,
+    token: Option<&Secret>,
+) -> Result<TenantId> {
+    let header = headers.get("x-tinker-weights-access-token").and_then(|it| it.to_str().ok());
+    match header.or_else(|| token.map(|token| token.0.as_str())) {
+        Some(token) => app.tenant_of(Some(token)),
+        None => Ok(tenant),
+    }
+}
+
+/// The session and number of a copy's run, and whether the session is there for it alone.
+async fn copy_place(
+    app: &Shared,
+    tenant: &TenantId,
+    headers: &HeaderMap,
+    request: &CopyWeightsRequest,
+) -> Result<(SessionId, i64, bool)> {
+    match (&request.session_id, request.model_seq_id, &request.destination_project_id) {
+        (Some(session_id), Some(number), None) => {
+            training::live_session(app, tenant, session_id).await?;
+            check_model_number(number)?;
+            Ok((session_id.clone(), number, false))
+        }
+        (None, None, project_id) => {
+            check::small(&app.config, "destination_project_id", project_id)?;
+            let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+            let new = NewSession {
+                tags: vec!["copy_weights".to_owned()],
+                // With the same key, another source is another request.
+                user_metadata: serde_json::json!({
+                    "copied_from": request.source_path,
+                    "ttl_seconds": request.ttl_seconds,
+                }),
+                sdk_version: header("x-sdk-version").unwrap_or_default().to_owned(),
+                project_id: project_id.clone(),
+                display_name: None,
+            };
+            let key = header("x-idempotency-key");
+            Ok((app.store.create_session(tenant, new, key).await?.id, 0, true))
+        }
+        _ => {
+            let detail = "wants either session_id and model_seq_id, or destination_project_id";
+            Err(Error::invalid("invalid_copy", detail))
+        }
+    }
+}
+
 /// What a checkpoint's weights belong on.
 pub(crate) struct Origin {
     pub(crate) base_model: String,
     pub(crate) base_digest: String,
     pub(crate) lora: LoraRecord,
     pub(crate) optimizer_config: serde_json::Value,
+    pub(crate) kernel_set: String,
 }
 
 /// A checkpoint of the tenant's own, or a public one.
@@ -141,6 +262,7 @@ pub(crate) async fn origin(
             base_digest: run.base_digest,
             lora: run.lora,
             optimizer_config: run.optimizer_config,
+            kernel_set: run.kernel_set,
         });
     }
     let (manifest, _files) = app.store.blob(&checkpoint.blob).await?;
@@ -149,6 +271,7 @@ pub(crate) async fn origin(
         base_digest: manifest.base_digest,
         lora: manifest.lora,
         optimizer_config: manifest.optimizer_config,
+        kernel_set: manifest.kernel_set,
     })
 }
 
@@ -163,8 +286,9 @@ async fn load_into_new(
     check_model_number(model_seq_id)?;
     check_load(&request).map_err(|fault| fault.into_error("invalid_load"))?;
     let path: CheckpointPath = request.path.parse()?;
-    let checkpoint = find(app, tenant, &path).await?;
-    let origin = origin(app, tenant, &checkpoint).await?;
+    let reader = request.read_as.as_ref().unwrap_or(tenant);
+    let checkpoint = find(app, reader, &path).await?;
+    let origin = origin(app, reader, &checkpoint).await?;
     let base_model = request.base_model.clone().unwrap_or_else(|| origin.base_model.clone());
     let model = match &request.base_model {
         Some(name) => app.catalog.by_name(name)?,
@@ -223,6 +347,29 @@ fn check_save(app: &Shared, request: &SaveWeightsRequest) -> Result<(), Fault> {
     check_notes(app, request.user_metadata.as_ref())
 }
 
+fn check_save_external(request: &SaveWeightsExternalRequest) -> Result<(), Fault> {
+    check::checkpoint_name(request.path.as_deref().unwrap_or_default())?;
+    check::ttl(request.ttl_seconds)?;
+    let Some(recipients) = &request.age_encryption_recipients else { return Ok(()) };
+    let parsed = Recipients::parse(recipients);
+    parsed.map(|_| ()).map_err(|error| match error {
+        tinsmith_seal::Error::Recipient { index, problem } => {
+            Fault(format!("age_encryption_recipients[{index}]: {problem}"))
+        }
+        tinsmith_seal::Error::List { problem } | tinsmith_seal::Error::Encrypt { problem } => {
+            Fault(format!("age_encryption_recipients: {problem}"))
+        }
+    })
+}
+
+/// A name for a checkpoint that was given none, made up from what a retry repeats.
+fn made_up_name(app: &App, seq_id: Option<SeqId>) -> String {
+    match seq_id {
+        Some(seq_id) => format!("seq-{seq_id}"),
+        None => format!("at-{}", app.clock.now().as_millisecond()),
+    }
+}
+
 fn check_save_for_sampler(
     app: &Shared,
     request: &SaveWeightsForSamplerRequest,
@@ -254,10 +401,6 @@ fn check_notes(app: &Shared, notes: Option<&Metadata>) -> Result<(), Fault> {
 }
 
 fn check_load(request: &LoadWeightsRequest) -> Result<(), Fault> {
-    ensure(request.weights_access_token.is_none(), || {
-        "weights_access_token is not supported by this server; publish the checkpoint instead"
-            .to_owned()
-    })?;
     let path: CheckpointPath =
         request.path.parse().map_err(|error| Fault(format!("failed to {error}")))?;
     ensure(path.kind == CheckpointKind::Weights, || {

@@ -59,6 +59,9 @@ pub(crate) fn config() -> Config {
         poll_wait_max: Duration::from_millis(50),
         unannounced_bytes_max: usize::MAX,
         drain_max: Duration::from_secs(10),
+        downloads_max: 4,
+        link_life: Duration::from_secs(3600),
+        behind_proxy: false,
         lora_rank_max: 64,
         datums_max: 1024,
         datum_tokens_max: 100_000,
@@ -130,9 +133,13 @@ impl Server {
 
     /// The same within other limits.
     pub(crate) fn start_with(config: Config) -> Self {
-        let mut server = Self::with(config);
-        server.worker = Some(tokio::spawn(crate::worker::run(server.store.clone())));
-        server
+        Self::with(config).with_worker()
+    }
+
+    /// The same server with its worker.
+    pub(crate) fn with_worker(mut self) -> Self {
+        self.worker = Some(tokio::spawn(crate::worker::run(self.store.clone())));
+        self
     }
 
     /// A server whose queues are never worked on.
@@ -154,6 +161,14 @@ impl Server {
         Self { router, store, worker: None }
     }
 
+    /// Lets go of the data directory.
+    pub(crate) async fn stop(mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.abort();
+            drop(worker.await);
+        }
+    }
+
     pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
         let response = self.router.clone().oneshot(request).await.expect("handlers are infallible");
         let (parts, body) = response.into_parts();
@@ -163,6 +178,14 @@ impl Server {
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::empty()).unwrap()).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {

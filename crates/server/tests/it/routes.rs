@@ -1,6 +1,7 @@
 mod audit;
 mod billing;
 mod checkpoints;
+mod downloads;
 mod futures;
 mod refusals;
 mod runs;

@@ -79,6 +79,11 @@ async fn complete(store: &Store, claimed: Claimed) -> Completion {
                 (None, None) => panic!("refused at the door"),
             }
         }
+        (QueuedRequest::SaveWeightsExternal(request), Target::Run(model, seq_id)) => {
+            let name = request.path.expect("the server makes a name up");
+            let kind = CheckpointKind::ExternalWeights;
+            save(store, model, *seq_id, kind, (name, BTreeMap::new())).await
+        }
         (request, Target::Sampler(..)) => panic!("{request:?} is no sample"),
     };
     let request_id = claimed.request_id;
@@ -157,8 +162,11 @@ async fn save(
         user_metadata,
         overwrite: false,
     };
-    let kind =
-        if kind == CheckpointKind::Weights { "save_weights" } else { "save_weights_for_sampler" };
+    let kind = match kind {
+        CheckpointKind::Weights => "save_weights",
+        CheckpointKind::SamplerWeights => "save_weights_for_sampler",
+        CheckpointKind::ExternalWeights => "save_weights_external",
+    };
     (json!({"type": kind, "path": path}).to_string().into(), Effect::Checkpoint(new))
 }
 

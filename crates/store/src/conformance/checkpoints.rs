@@ -7,8 +7,8 @@ use tinsmith_types::ids::{ModelId, SamplingSessionId, TenantId};
 
 use super::{Fixture, done, failure, manifest};
 use crate::{
-    BlobId, CheckpointKind, CheckpointRecord, Completion, Effect, Error, NewCheckpoint, NewImport,
-    NewSamplingSession, Outcome, Result, Retrieved,
+    BlobId, CheckpointFilter, CheckpointKind, CheckpointRecord, Completion, Effect, Error,
+    NewCheckpoint, NewCopy, NewImport, NewSamplingSession, NewSession, Outcome, Result, Retrieved,
 };
 
 const KIND: CheckpointKind = CheckpointKind::Weights;
@@ -29,6 +29,10 @@ pub(super) fn checkpoint(model: &ModelId, name: &str, blob: &BlobId) -> NewCheck
         user_metadata: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
         overwrite: false,
     }
+}
+
+fn of_run(model: &ModelId) -> CheckpointFilter {
+    CheckpointFilter { model_id: Some(model.clone()), ..CheckpointFilter::default() }
 }
 
 /// Completes the run's request `seq` with a checkpoint.
@@ -161,9 +165,9 @@ async fn checkpoints_are_listed_shared_and_expire() {
     for (seq, name) in [(1, "one"), (2, "two")] {
         save(&fixture, seq, checkpoint(&model, name, &blob)).await.0.unwrap();
     }
-    let (page, total) = store.checkpoints(tenant, Some(&model), 1, 0).await.unwrap();
+    let (page, total) = store.checkpoints(tenant, &of_run(&model), 1, 0).await.unwrap();
     assert_eq!((page[0].name.as_str(), page.len(), total), ("two", 1, 2));
-    assert_eq!(store.checkpoints(tenant, Some(&fixture.model(9)), 9, 0).await.unwrap().1, 0);
+    assert_eq!(store.checkpoints(tenant, &of_run(&fixture.model(9)), 9, 0).await.unwrap().1, 0);
 
     store.set_checkpoint_public(tenant, &model, KIND, "one", true).await.unwrap();
     assert!(store.checkpoint(&b, &model, KIND, "one").await.unwrap().public);
@@ -175,11 +179,87 @@ async fn checkpoints_are_listed_shared_and_expire() {
     assert_eq!(find(&fixture, &model, "one").await.unwrap().expires_at, Some(soon));
     fixture.clock.advance(Duration::from_secs(5));
     assert!(matches!(find(&fixture, &model, "one").await, Err(Error::NotFound { .. })));
-    assert_eq!(store.checkpoints(tenant, None, 9, 0).await.unwrap().1, 1);
+    assert_eq!(store.checkpoints(tenant, &CheckpointFilter::default(), 9, 0).await.unwrap().1, 1);
     // The name is free again before the sweep.
     save(&fixture, 3, checkpoint(&model, "one", &blob)).await.0.unwrap();
     store.delete_checkpoint(tenant, &model, KIND, "one").await.unwrap();
     assert!(matches!(find(&fixture, &model, "one").await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn listings_are_filtered() {
+    let fixture = Fixture::new(None).await;
+    let (store, tenant) = (&fixture.store, &fixture.tenant);
+    let model = fixture.create_run(0).await;
+    let blob = stage(&fixture, &model, "abc").await;
+    let kinds = [KIND, CheckpointKind::SamplerWeights, CheckpointKind::ExternalWeights];
+    for (seq, kind) in (1..).zip(kinds) {
+        save(&fixture, seq, NewCheckpoint { kind, ..checkpoint(&model, "one", &blob) })
+            .await
+            .0
+            .unwrap();
+    }
+    let project = NewSession { project_id: Some("p".to_owned()), ..super::new_session() };
+    let session = store.create_session(tenant, project, None).await.unwrap().id;
+    let run = super::new_run(&session);
+    let id = ModelId::of(&session, 0);
+    let new = NewCopy {
+        run,
+        source: "tinker://x/weights/one".to_owned(),
+        checkpoint: checkpoint(&id, "one", &blob),
+        ends_session: false,
+    };
+    store.copy_checkpoint(tenant, new).await.unwrap();
+    let count = async |filter: CheckpointFilter| {
+        let (page, total) = store.checkpoints(tenant, &filter, 2, 0).await.unwrap();
+        (page.len(), total)
+    };
+    let all = CheckpointFilter::default();
+    assert_eq!(count(all.clone()).await, (2, 4));
+    assert_eq!(count(of_run(&model)).await, (2, 3));
+    assert_eq!(count(CheckpointFilter { kind: Some(KIND), ..of_run(&model) }).await, (1, 1));
+    let without = Some(CheckpointKind::ExternalWeights);
+    assert_eq!(count(CheckpointFilter { without, ..all.clone() }).await, (2, 3));
+    let project_id = Some("p".to_owned());
+    assert_eq!(count(CheckpointFilter { project_id, ..all }).await, (1, 1));
+}
+
+#[tokio::test]
+async fn a_copy_is_made_once_and_cannot_be_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let (store, tenant) = (&fixture.store, &fixture.tenant);
+    let model = fixture.create_run(0).await;
+    let blob = stage(&fixture, &model, "abc").await;
+    save(&fixture, 1, checkpoint(&model, "one", &blob)).await.0.unwrap();
+    let session = store.create_session(tenant, super::new_session(), None).await.unwrap().id;
+    let id = ModelId::of(&session, 0);
+    let new = NewCopy {
+        run: super::new_run(&session),
+        source: format!("tinker://{model}/weights/one"),
+        checkpoint: checkpoint(&id, "one", &blob),
+        ends_session: true,
+    };
+    let copy = store.copy_checkpoint(tenant, new.clone()).await.unwrap();
+    assert_eq!((&copy.model_id, &copy.blob), (&id, &blob));
+    assert_eq!(store.copy_checkpoint(tenant, new.clone()).await.unwrap(), copy);
+    let other = NewCopy { source: "tinker://x/weights/one".to_owned(), ..new.clone() };
+    let conflict = store.copy_checkpoint(tenant, other).await;
+    assert!(matches!(conflict, Err(Error::Conflict { .. })), "{conflict:?}");
+    let ended = store.heartbeat(tenant, &session).await;
+    assert!(matches!(ended, Err(Error::Finished)), "{ended:?}");
+    let record = store.run(tenant, &id).await.unwrap();
+    assert_eq!((record.ready, record.copied_from), (true, Some(new.source.clone())));
+    let refused = fixture.submit(&id, 1).await;
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+
+    // The source may go: its files stay as long as the copy does.
+    store.delete_checkpoint(tenant, &model, KIND, "one").await.unwrap();
+    fixture.clock.advance(Duration::from_secs(7200));
+    store.sweep().await.unwrap();
+    let fixture = fixture.reopen(dir.path());
+    fixture.store.sweep().await.unwrap();
+    fixture.store.blob(&find(&fixture, &id, "one").await.unwrap().blob).await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,17 @@ use super::{Fixture, new_run, new_session, request};
 use crate::{CheckpointKind, Error};
 
 #[tokio::test]
+async fn secrets_outlive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let (links, tokens) = (fixture.store.secret("links"), fixture.store.secret("tokens"));
+    assert_ne!(links, tokens);
+    let fixture = fixture.reopen(dir.path());
+    assert_eq!((fixture.store.secret("links"), fixture.store.secret("tokens")), (links, tokens));
+    assert_ne!(Fixture::new(None).await.store.secret("links"), links);
+}
+
+#[tokio::test]
 async fn an_idempotency_key_finds_its_session() {
     let fixture = Fixture::new(None).await;
     let (store, tenant) = (&fixture.store, &fixture.tenant);

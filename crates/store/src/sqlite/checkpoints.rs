@@ -6,9 +6,11 @@ use serde_json::{Map, Value};
 use tinsmith_types::ids::{ModelId, TenantId};
 
 use crate::{
-    BlobId, CheckpointKind, CheckpointRecord, Error, NewCheckpoint, Result, UsageKind,
+    BlobId, CheckpointFilter, CheckpointKind, CheckpointRecord, Error, NewCheckpoint, Result,
+    UsageKind,
+    sessions::DEFAULT_PROJECT,
     sqlite::{
-        Tx, found, json, maybe_time, named,
+        Tx, json, maybe_time, named,
         runs::{owner, run_not_found},
         signed, text, time, unsigned,
     },
@@ -164,29 +166,43 @@ pub(crate) fn checkpoint(
     select.query_row(key, record).optional()?.ok_or_else(|| name.not_found())
 }
 
+/// Whether a checkpoint names the blob.
+pub(crate) fn names(conn: &Connection, blob: &BlobId, now: Timestamp) -> Result<bool> {
+    let mut select = conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM checkpoints
+            WHERE blob = ?1 AND (expires_at IS NULL OR expires_at > ?2))",
+    )?;
+    Ok(select.query_row((&blob.0, now.as_microsecond()), |row| row.get(0))?)
+}
+
 pub(crate) fn checkpoints(
     conn: &Connection,
     tenant: &TenantId,
-    model: Option<&ModelId>,
+    filter: &CheckpointFilter,
     (limit, offset): (u32, u32),
     now: Timestamp,
 ) -> Result<(Vec<CheckpointRecord>, u64)> {
-    let model = model.map(ModelId::as_str);
+    let CheckpointFilter { model_id, kind, without, project_id } = filter;
+    let (kind, without) =
+        (kind.as_ref().map(text).transpose()?, without.as_ref().map(text).transpose()?);
+    let model_id = model_id.as_ref().map(ModelId::as_str);
     let now = now.as_microsecond();
-    let mut select = conn.prepare_cached(
-        "SELECT * FROM checkpoints WHERE tenant = ?1 AND (?2 IS NULL OR model_id = ?2)
-            AND (expires_at IS NULL OR expires_at > ?3)
-         ORDER BY number DESC LIMIT ?4 OFFSET ?5",
-    )?;
-    let page = select.query_map((&tenant.0, model, now, limit, offset), record)?;
-    let page = page.collect::<rusqlite::Result<_>>()?;
-    let mut count = conn.prepare_cached(
-        "SELECT count(*) FROM checkpoints WHERE tenant = ?1 AND (?2 IS NULL OR model_id = ?2)
-            AND (expires_at IS NULL OR expires_at > ?3)",
-    )?;
-    let count = count.query_row((&tenant.0, model, now), |row| row.get(0));
-    Ok((page, unsigned(found(count, || "checkpoints".to_owned())?)))
+    let wanted = (&tenant.0, now, model_id, kind, without, project_id, DEFAULT_PROJECT);
+    let select = format!(
+        "SELECT * FROM checkpoints WHERE {FILTER} ORDER BY number DESC LIMIT {limit} OFFSET {offset}"
+    );
+    let mut select = conn.prepare(&select)?;
+    let page = select.query_map(wanted.clone(), record)?.collect::<rusqlite::Result<_>>()?;
+    let mut count =
+        conn.prepare_cached(&format!("SELECT count(*) FROM checkpoints WHERE {FILTER}"))?;
+    Ok((page, unsigned(count.query_row(wanted, |row| row.get(0))?)))
 }
+
+/// Of a [`CheckpointFilter`]: parameters 3 to 6 may be null.
+const FILTER: &str = "tenant = ?1 AND (expires_at IS NULL OR expires_at > ?2)
+    AND (?3 IS NULL OR model_id = ?3) AND (?4 IS NULL OR kind = ?4)
+    AND (?5 IS NULL OR kind <> ?5) AND (?6 IS NULL OR ?6 = (SELECT coalesce(project_id, ?7)
+        FROM runs JOIN sessions ON sessions.id = session_id WHERE runs.id = model_id))";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<CheckpointRecord> {
     Ok(CheckpointRecord {

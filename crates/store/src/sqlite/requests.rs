@@ -74,11 +74,15 @@ impl Tx<'_> {
                     tenant: tenant.clone(),
                     session_id: creates.session_id.clone(),
                     next_seq: 0,
+                    copied_from: None,
                 }
             }
         };
         if owner.tenant != *tenant {
             return Err(run_not_found(model));
+        }
+        if owner.copied_from.is_some() {
+            return Err(Error::Conflict { what: format!("run {model}, which holds a copy") });
         }
         let seq = match new.seq_id {
             Some(seq) => seq.0,

@@ -7,9 +7,14 @@ use serde_json::json;
 use tinsmith_types::ids::{ModelId, SeqId, SessionId, TenantId};
 
 use crate::{
-    BlobId, Error, NewCheckpoint, NewImport, NewRun, Result, RunRecord, SnapshotRecord,
+    BlobId, CheckpointRecord, Error, NewCheckpoint, NewCopy, NewImport, NewRun, Result, RunRecord,
+    SnapshotRecord,
     sessions::DEFAULT_PROJECT,
-    sqlite::{self, Tx, found, sessions, text, time, unsigned},
+    sqlite::{
+        self, Tx,
+        checkpoints::{self, Name},
+        found, sessions, text, time, unsigned,
+    },
 };
 
 impl Tx<'_> {
@@ -68,6 +73,26 @@ impl Tx<'_> {
         run(self.conn, tenant, &id)
     }
 
+    /// The copy, made now or by an earlier call with the same source.
+    pub(crate) fn copy(&self, tenant: &TenantId, new: &NewCopy) -> Result<CheckpointRecord> {
+        let NewCheckpoint { model_id: id, kind, name, .. } = &new.checkpoint;
+        let name = Name { model: id.clone(), kind: *kind, name: name.clone() };
+        if let Some(owner) = owner(self.conn, id)? {
+            if owner.tenant == *tenant && owner.copied_from.as_ref() == Some(&new.source) {
+                return checkpoints::checkpoint(self.conn, tenant, &name, self.now);
+            }
+            return Err(Error::Conflict { what: format!("run {id}") });
+        }
+        self.insert_run(tenant, id, &new.run)?;
+        let update = "UPDATE runs SET ready = 1, copied_from = ?2 WHERE id = ?1";
+        self.conn.prepare_cached(update)?.execute((&id.0, &new.source))?;
+        self.save_checkpoint(tenant, &new.checkpoint)?;
+        if new.ends_session {
+            self.finish_session(tenant, &new.run.session_id, ("success", None), None)?;
+        }
+        checkpoints::checkpoint(self.conn, tenant, &name, self.now)
+    }
+
     pub(crate) fn mark_run(
         &self,
         tenant: &TenantId,
@@ -123,16 +148,19 @@ pub(crate) struct Owner {
     pub(crate) tenant: TenantId,
     pub(crate) session_id: SessionId,
     pub(crate) next_seq: i64,
+    pub(crate) copied_from: Option<String>,
 }
 
 pub(crate) fn owner(conn: &Connection, id: &ModelId) -> Result<Option<Owner>> {
-    let mut select =
-        conn.prepare_cached("SELECT tenant, session_id, next_seq FROM runs WHERE id = ?1")?;
+    let mut select = conn.prepare_cached(
+        "SELECT tenant, session_id, next_seq, copied_from FROM runs WHERE id = ?1",
+    )?;
     let row = select.query_row([&id.0], |row| {
         Ok(Owner {
             tenant: TenantId(row.get(0)?),
             session_id: SessionId(row.get(1)?),
             next_seq: row.get(2)?,
+            copied_from: row.get(3)?,
         })
     });
     Ok(row.optional()?)
@@ -200,5 +228,6 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         ready: row.get("ready")?,
         corrupted: row.get("corrupted")?,
         note: row.get("note")?,
+        copied_from: row.get("copied_from")?,
     })
 }

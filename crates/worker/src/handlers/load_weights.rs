@@ -63,9 +63,10 @@ fn load<B: Backend>(
         path::CheckpointKind::SamplerWeights => CheckpointKind::SamplerWeights,
         path::CheckpointKind::ExternalWeights => CheckpointKind::ExternalWeights,
     };
+    let reader = request.read_as.as_ref().unwrap_or(&tenant);
     // The save may stand right before it, on its way to the disk.
     worker.flush();
-    let found = worker.store.checkpoint(&tenant, &path.run, kind, &path.name);
+    let found = worker.store.checkpoint(reader, &path.run, kind, &path.name);
     let checkpoint = worker
         .runtime
         .block_on(found)

@@ -8,7 +8,7 @@ async fn get_info_names_the_tokenizer() {
     let server = Server::start();
     let (session, model) = server.run().await;
     let reply = server.post("get_info", json!({"model_id": model, "type": "get_info"})).await;
-    assert_snapshot!(reply.line().replace(&session, "S"), @r#"200 {"is_lora":true,"lora_config":{"rank":8,"seed":7,"train_attn":true,"train_mlp":true,"train_unembed":true},"lora_rank":8,"model_data":{"arch":"qwen3","model_name":"nano","tokenizer_id":"/models/nano"},"model_id":"S:train:0","model_name":"nano","optimizer_config":{"type":"adamw"},"type":"get_info"}"#);
+    assert_snapshot!(reply.line().replace(&session, "S"), @r#"200 {"is_lora":true,"lora_config":{"rank":8,"seed":7,"train_attn":true,"train_mlp":true,"train_unembed":true},"lora_rank":8,"model_data":{"arch":"qwen3","lora_rank":8,"model_name":"nano","tokenizer_id":"/models/nano"},"model_id":"S:train:0","model_name":"nano","optimizer_config":{"type":"adamw"},"type":"get_info"}"#);
     assert_snapshot!(server.post("get_info", json!({"model_id": "x"})).await.line(), @r#"404 {"code":"not_found","detail":"run x not found"}"#);
 }
 

@@ -54,7 +54,9 @@ async fn root_lists_all_endpoints() {
     POST /api/v1/unload_model
     POST /api/v1/save_weights
     POST /api/v1/save_weights_for_sampler
+    POST /api/v1/save_weights_external
     POST /api/v1/load_weights
+    POST /api/v1/copy_weights
     POST /api/v1/weights_info
     POST /api/v1/create_sampling_session
     POST /api/v1/join_sampling_session
@@ -72,6 +74,10 @@ async fn root_lists_all_endpoints() {
     POST /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish
     DELETE /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/publish
     PUT /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl
+    GET /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/external_weights_urls
+    GET /api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/archive
+    GET /api/v1/downloads/{blob}/{file}
+    GET /api/v1/archives/{blob}
     GET /api/v1/audit
     GET /api/v1/billing/usage/events
     GET /api/v1/billing/usage/checkpoints/current

@@ -55,8 +55,13 @@ async fn faults_fail_their_future() {
     assert_snapshot!(check("load_weights", json!({"path": "/etc/passwd", "optimizer": true})).await, @r#"200 {"category":"user","error":"failed to read checkpoint path `/etc/passwd`: does not begin with `tinker://`"}"#);
     let sampler = json!({"path": "tinker://a/sampler_weights/b"});
     assert_snapshot!(check("load_weights", sampler).await, @r#"200 {"category":"user","error":"tinker://a/sampler_weights/b holds no weights to train from; those are saved by save_weights"}"#);
-    let token = json!({"path": "tinker://a/weights/b", "weights_access_token": "t"});
-    assert_snapshot!(check("load_weights", token).await, @r#"200 {"category":"user","error":"weights_access_token is not supported by this server; publish the checkpoint instead"}"#);
+    let external =
+        |recipients: Value| json!({"path": "a", "age_encryption_recipients": recipients});
+    let good = "age1m60dkltm0hqmf56mv8pweep4xulcxs7gtduxwnddl3lpgmug9d8s0dmj33";
+    assert_snapshot!(check("save_weights_external", external(json!([]))).await, @r#"200 {"category":"user","error":"age_encryption_recipients: the list is empty; leave it out for files in the clear"}"#);
+    assert_snapshot!(check("save_weights_external", external(json!([good, "age1example"]))).await, @r#"200 {"category":"user","error":"age_encryption_recipients[1]: it is a damaged age recipient (invalid Bech32 encoding)"}"#);
+    assert_snapshot!(check("save_weights_external", json!({"path": "a/b"})).await, @r#"200 {"category":"user","error":"path \"a/b\" is no name of a checkpoint: one segment without `/` and control characters, at most 255 bytes"}"#);
+    assert_snapshot!(check("save_weights_external", json!({"path": "a", "ttl_seconds": 1})).await, @r#"200 {"category":"user","error":"ttl_seconds must be from 3600 to 315360000 (one hour to ten years)"}"#);
 }
 
 #[tokio::test]
@@ -81,7 +86,6 @@ async fn create_from_a_checkpoint() {
     assert_snapshot!(line(json!({"path": "tinker://x/sampler_weights/a"})).await, @r#"400 {"code":"invalid_load","detail":"tinker://x/sampler_weights/a holds no weights to train from; those are saved by save_weights"}"#);
     assert_snapshot!(line(json!({"base_model": "gpt"})).await, @r#"400 {"code":"unknown_base_model","detail":"base_model \"gpt\" is not offered; known: nano, Qwen/Qwen3-8B"}"#);
     assert_snapshot!(line(json!({"optimizer_config": {"type": "dimuon", "version": 1}})).await, @r#"400 {"code":"unsupported_optimizer","detail":"optimizer_config.type \"dimuon\" is not supported; known: adamw"}"#);
-    assert_snapshot!(line(json!({"weights_access_token": "t"})).await, @r#"400 {"code":"invalid_load","detail":"weights_access_token is not supported by this server; publish the checkpoint instead"}"#);
     let created = load(json!({})).await;
     assert_eq!(created.text("model_id"), format!("{session}:train:3"));
     assert_eq!(load(json!({})).await.text("request_id"), created.text("request_id"));
@@ -107,4 +111,93 @@ async fn weights_info_of_unknown_paths() {
     assert_snapshot!(check("tinker://a/weights/b").await, @r#"404 {"code":"not_found","detail":"checkpoint `b` of a not found"}"#);
     assert_snapshot!(check("a/weights/b").await, @r#"400 {"code":"invalid_value","detail":"failed to read checkpoint path `a/weights/b`: does not begin with `tinker://`"}"#);
     assert_snapshot!(check("tinker://a/heavy/b").await, @r#"400 {"code":"invalid_value","detail":"failed to read checkpoint kind `heavy`: is none of `weights`, `sampler_weights` and `external_weights`"}"#);
+}
+
+#[tokio::test]
+async fn external_weights_are_downloaded_by_links() {
+    let server = Server::start();
+    let (_, model) = server.run().await;
+    let save =
+        json!({"model_id": model, "seq_id": 1, "path": "a", "type": "save_weights_external"});
+    let saved = server.done("save_weights_external", save).await;
+    assert_eq!(saved.text("path"), format!("tinker://{model}/external_weights/a"));
+    server.done("save_weights", json!({"model_id": model, "seq_id": 2, "path": "b"})).await;
+
+    let place = format!("/api/v1/training_runs/{model}/checkpoints");
+    let urls = format!("{place}/external_weights/a/external_weights_urls");
+    assert_snapshot!(server.get(&urls).await.line(), @r#"400 {"code":"host_required","detail":"the Host header has to say how you reach this server: links are made with it"}"#);
+    let reply = server.get_with(&urls, &[("host", "localhost:8000")]).await.json();
+    assert!(reply["expires"].as_str().unwrap().ends_with('Z'));
+    let url = reply["urls"]["adapter_model.safetensors"].as_str().unwrap();
+    let file = server.get(url.strip_prefix("http://localhost:8000").unwrap()).await;
+    assert_eq!((file.status.as_u16(), &file.body[..]), (200, &b"weights"[..]));
+    let wrong = format!("{place}/weights/b/external_weights_urls");
+    let wrong = server.get_with(&wrong, &[("host", "localhost:8000")]).await;
+    assert_snapshot!(wrong.line(), @r#"400 {"code":"not_external","detail":"weights/b is no export; save_weights_external makes one that can be downloaded"}"#);
+
+    // Old SDKs fail on a listing with such a checkpoint.
+    for (agent, count) in [("AsyncTinker/Python 0.26.2", 1), ("AsyncTinker/Python 0.38.0", 2)] {
+        for path in [place.as_str(), "/api/v1/checkpoints"] {
+            let list = server.get_with(path, &[("user-agent", agent)]).await.json();
+            assert_eq!(list["checkpoints"].as_array().unwrap().len(), count, "{agent} {path}");
+        }
+    }
+    let path = saved.text("path");
+    let sampler = json!({"session_id": server.session().await, "sampling_session_seq_id": 0, "model_path": path});
+    assert_eq!(server.post("create_sampling_session", sampler).await.status, 400);
+}
+
+#[tokio::test]
+async fn copies_have_a_run_of_their_own() {
+    let server = Server::start();
+    let (session, model) = server.run().await;
+    let save = json!({"model_id": model, "seq_id": 1, "path": "a", "user_metadata": {"k": "v"}});
+    let source = server.done("save_weights", save).await.text("path");
+    let copy = async |key: &str, body: Value| {
+        let headers = [("content-type", "application/json"), ("x-idempotency-key", key)];
+        server.post_bytes("copy_weights", &headers, body.to_string()).await
+    };
+    let body = json!({"source_path": source, "destination_project_id": "p"});
+    let first = copy("1", body.clone()).await.text("tinker_path");
+    assert_eq!(copy("1", body.clone()).await.text("tinker_path"), first);
+    assert_ne!(copy("2", body.clone()).await.text("tinker_path"), first);
+    let other = json!({"source_path": source, "destination_project_id": "q"});
+    assert_eq!(copy("1", other).await.status, 422);
+    let listed = server.get("/api/v1/checkpoints?project_id=p").await.json();
+    assert_eq!(listed["cursor"]["total_count"], json!(2));
+    assert_eq!(listed["checkpoints"][1]["user_metadata"], json!({"k": "v"}));
+
+    // Into a place of a session that goes on.
+    let body = json!({"session_id": session, "model_seq_id": 5, "source_path": source});
+    let placed = copy("3", body.clone()).await.text("tinker_path");
+    assert_eq!(placed, format!("tinker://{session}:train:5/weights/a"));
+    assert_eq!(copy("4", body).await.text("tinker_path"), placed);
+    let run = format!("{session}:train:5");
+    let step = json!({"model_id": run, "seq_id": 1, "adam_params": {"learning_rate": 0.1}});
+    assert_snapshot!(server.post("optim_step", step).await.line().replace(&session, "S"), @r#"400 {"code":"run_is_copy","detail":"run S:train:5 holds a copy of tinker://S:train:0/weights/a and cannot be trained; create a run from the copy with load_weights"}"#);
+    let create = json!({"session_id": session, "model_seq_id": 5, "base_model": "nano"});
+    assert_eq!(server.post("create_model", create).await.status, 422);
+    let load = json!({"session_id": session, "model_seq_id": 6, "path": placed, "optimizer": true});
+    assert_eq!(server.done("load_weights", load).await.status, 200);
+
+    let refused =
+        async |body: Value| server.post("copy_weights", body).await.line().replace(&session, "S");
+    assert_snapshot!(refused(json!({"source_path": "tinker://x/weights/a"})).await, @r#"404 {"code":"not_found","detail":"checkpoint `a` of x not found"}"#);
+    assert_snapshot!(refused(json!({"source_path": source, "session_id": session})).await, @r#"400 {"code":"invalid_copy","detail":"wants either session_id and model_seq_id, or destination_project_id"}"#);
+    assert_snapshot!(refused(json!({"source_path": source, "ttl_seconds": 5})).await, @r#"400 {"code":"invalid_ttl","detail":"ttl_seconds must be from 3600 to 315360000 (one hour to ten years)"}"#);
+}
+
+#[tokio::test]
+async fn tokens_stand_for_their_tenant() {
+    let server = Server::start();
+    let (session, model) = server.run().await;
+    let save = json!({"model_id": model, "seq_id": 1, "path": "a"});
+    let path = server.done("save_weights", save).await.text("path");
+    let load = json!({
+        "session_id": session, "model_seq_id": 1, "path": path, "weights_access_token": "tml-other",
+        "read_as": "somebody",
+    });
+    assert_eq!(server.done("load_weights", load).await.status, 200);
+    let info = json!({"tinker_path": path, "weights_access_token": "tml-other"});
+    assert_eq!(server.post("weights_info", info).await.status, 200);
 }

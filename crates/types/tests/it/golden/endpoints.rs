@@ -77,6 +77,11 @@ pub(super) fn request(endpoint: &str) -> Option<Check> {
             queued("save_weights_for_sampler", body)?;
             read::<weights::SaveWeightsForSamplerRequest>(body)
         },
+        "POST save_weights_external" => |body| {
+            queued("save_weights_external", body)?;
+            read::<weights::SaveWeightsExternalRequest>(body)
+        },
+        "POST copy_weights" => read::<weights::CopyWeightsRequest>,
         "POST load_weights" => |body| {
             queued("load_weights", body)?;
             read::<weights::LoadWeightsRequest>(body)
@@ -134,6 +139,10 @@ pub(super) fn response(endpoint: &str, exchange: &Value) -> Option<Check> {
         "POST join_sampling_session" => round_trip::<sampling::JoinSamplingSessionResponse>,
         "GET samplers/*" => round_trip::<sampling::SamplerInfo>,
         "POST weights_info" => round_trip::<weights::WeightsInfoResponse>,
+        "POST copy_weights" => round_trip::<weights::CopyWeightsResponse>,
+        "GET training_runs/*/checkpoints/external_weights/*/external_weights_urls" => {
+            round_trip::<checkpoints::ExternalWeightsUrlsResponse>
+        }
         "GET training_runs" => round_trip::<runs::ListTrainingRunsResponse>,
         "GET training_runs/*" => round_trip::<runs::TrainingRun>,
         "GET checkpoints" | "GET training_runs/*/checkpoints" | "GET models/*/checkpoints" => {
@@ -162,6 +171,7 @@ fn result(poll: &str, json: &Value) -> Option<Check> {
         "UnloadModel" => round_trip::<training::UnloadModelResponse>,
         "SaveWeights" => round_trip::<weights::SaveWeightsResponse>,
         "SaveWeightsForSampler" => round_trip::<weights::SaveWeightsForSamplerResponse>,
+        "SaveWeightsExternal" => round_trip::<weights::SaveWeightsExternalResponse>,
         "LoadWeights" => round_trip::<weights::LoadWeightsResponse>,
         "Sample" => round_trip::<sampling::SampleResponse>,
         _ => return None,

@@ -23,23 +23,17 @@ pub(super) const NO_TYPE: &[(&str, &str)] = &[
     ("GET billing/usage/checkpoints/current response", ADMIN),
     ("GET billing/usage/events response", ADMIN),
     ("GET sessions/*/trace_export response", ADMIN),
-    ("GET training_runs/*/checkpoints/external_weights/*/external_weights_urls response", EXTERNAL),
     ("POST auth/token request", KEYS),
     ("POST auth/token response", KEYS),
     ("POST cancel_future response", "clients do not look at it"),
-    ("POST copy_weights request", ADMIN),
-    ("POST copy_weights response", ADMIN),
     ("POST create_custom_loss request", FLAG),
     ("POST retrieve_future CreateCustomLoss response", FLAG),
-    ("POST retrieve_future SaveWeightsExternal response", EXTERNAL),
-    ("POST save_weights_external request", EXTERNAL),
     ("POST sessions/search request", ADMIN),
     ("POST sessions/search response", ADMIN),
     ("PUT sessions/*/project request", ADMIN),
 ];
 
 const ADMIN: &str = "account and session administration is not served";
-const EXTERNAL: &str = "external weights are not served";
 const FLAG: &str =
     "clients use it only where the client configuration turns it on, and ours does not";
 const KEYS: &str = "keys are not exchanged for tokens, nor managed over HTTP";
