@@ -180,7 +180,7 @@ def soft_of_three(targets):
         ("dro", {"beta": -1.0}, "beta"),
         ("dro", {"beta": float("nan")}, "beta"),
         ("cross_entropy", {"weights": 1.0}, "cross_entropy"),
-        ("gspo", {}, "importance_sampling, ppo, cispo, dro"),
+        ("mse", {}, "importance_sampling, ppo, cispo, dro, gspo, stable_reinforce"),
     ],
 )
 def test_refused_settings(service, samples, loss, config, place):

@@ -15,6 +15,7 @@ use crate::{
 
 pub(crate) mod datums;
 pub(crate) mod prompt_scores;
+pub(crate) mod provenance;
 pub(crate) mod sample;
 
 /// What is wrong, with the place named.

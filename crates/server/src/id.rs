@@ -4,7 +4,7 @@ use tinsmith_types::ids::{RequestId, SequenceId};
 
 /// The ids of the sequences that a sample will have.
 pub(crate) fn sequence_ids(request: &RequestId, num_samples: u32) -> Vec<SequenceId> {
-    (0..num_samples).map(|index| SequenceId(format!("{request}:{index}"))).collect()
+    (0..num_samples as usize).map(|index| SequenceId::of(request, index)).collect()
 }
 
 /// A seed that the client did not give. The sign bit stays free: seeds travel as JSON integers.

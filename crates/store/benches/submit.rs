@@ -116,6 +116,7 @@ fn config(dir: &Path) -> Config {
         samples_max: 20_000,
         sample_bytes_max: 536_870_912,
         feed_page_max: 512,
+        recorded_bytes_max: 1 << 20,
         cache_bytes_max: 268_435_456,
         claim_bytes_max: 67_108_864,
         pending_requests_per_run_max: 10_000_000,

@@ -9,7 +9,7 @@ use crate::{
     Category, Claimed, Completion, Effect, Error, Failure, Outcome, Result, Store,
     index::Taken,
     requests::not_found,
-    sqlite::{ledger, requests},
+    sqlite::{self, ledger, requests},
     store::Shared,
 };
 
@@ -78,6 +78,7 @@ impl Store {
         let mut results: Vec<Result<()>> = Vec::with_capacity(completions.len());
         let mut durable = Vec::new();
         let now = self.shared().clock.monotonic();
+        let unrecorded = self.record_samples(&completions).await.err();
         for completion in completions {
             let id = &completion.request_id;
             if !id.0.starts_with("smp-") {
@@ -85,8 +86,12 @@ impl Store {
                 results.push(Ok(()));
                 continue;
             }
+            if let (Effect::Sampled(_, Some(_)), Some(error)) = (&completion.effect, &unrecorded) {
+                results.push(Err(error.copy()));
+                continue;
+            }
             let mut index = self.shared().index();
-            if let Effect::Sampled(usage) = completion.effect {
+            if let Effect::Sampled(usage, _) = completion.effect {
                 let hour = ledger::hour(self.shared().clock.now());
                 index.samples.spend(id, hour, usage);
             }
@@ -137,6 +142,30 @@ impl Store {
             .await?;
         }
         Ok(())
+    }
+
+    /// Writes down what those samples drew that asked for it.
+    async fn record_samples(&self, completions: &[Completion]) -> Result<()> {
+        let recorded = completions.iter().filter_map(|completion| match &completion.effect {
+            Effect::Sampled(_, Some(sample)) => {
+                Some((completion.request_id.clone(), sample.clone()))
+            }
+            Effect::Sampled(_, None)
+            | Effect::Trained(_)
+            | Effect::None
+            | Effect::RunReady
+            | Effect::Loaded(_)
+            | Effect::Checkpoint(_)
+            | Effect::SamplingSession(_) => None,
+        });
+        let recorded: Vec<_> = recorded.collect();
+        if recorded.is_empty() {
+            return Ok(());
+        }
+        let apply = move |tx: &mut sqlite::Tx<'_>| {
+            recorded.iter().try_for_each(|(id, sample)| tx.record_sample(id, sample))
+        };
+        self.write(apply, |_, ()| {}).await
     }
 
     async fn complete_durably(&self, completions: Vec<Completion>) -> Result<Vec<Result<()>>> {

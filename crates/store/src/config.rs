@@ -23,6 +23,8 @@ pub struct Config {
     /// Ended samples that are told of at a time, at most; and blocks of samples that a client of an earlier start
     /// is told to be lost.
     pub feed_page_max: usize,
+    /// Bytes of recorded samples on disk, at most, and one sample more; the oldest go first.
+    pub recorded_bytes_max: u64,
     /// Bytes of training requests' bodies, and of their results, that are kept in memory to save
     /// reads, at most (each).
     pub cache_bytes_max: usize,

@@ -17,6 +17,7 @@ mod faults;
 mod feeds;
 mod journal;
 mod ledger;
+mod recordings;
 mod requests;
 mod samples;
 mod schedules;
@@ -42,6 +43,7 @@ pub(crate) fn config(data_dir: Option<&Path>) -> Config {
         samples_max: 8,
         sample_bytes_max: 4096,
         feed_page_max: 4,
+        recorded_bytes_max: 4096,
         cache_bytes_max: 2048,
         claim_bytes_max: 8192,
         pending_requests_per_run_max: 20,

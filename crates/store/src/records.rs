@@ -303,8 +303,42 @@ pub enum Effect {
     SamplingSession(NewSamplingSession),
     /// So many tokens of its run were trained on: they count in the ledger.
     Trained(u64),
-    /// What a sample used; it counts in the ledger.
-    Sampled(SampleUsage),
+    /// What a sample used; it counts in the ledger. And what it drew, where training may refer to it: that is
+    /// durable before the sample ends.
+    Sampled(SampleUsage, Option<Box<RecordedSample>>),
+}
+
+/// What a sample drew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedSample {
+    /// Where it was drawn.
+    pub sampler: SamplingSessionId,
+    /// Token ids that all its sequences go on from.
+    pub prompt: Vec<u32>,
+    /// Of each sequence, in order: its token ids, and the logprob of each as it was drawn.
+    pub sequences: Vec<(Vec<u32>, Vec<f32>)>,
+}
+
+impl RecordedSample {
+    /// Bytes that it takes up.
+    pub(crate) fn bytes(&self) -> u64 {
+        let drawn = self.sequences.iter().map(|(tokens, _)| 2 * tokens.len() + SEQUENCE_WORDS);
+        (size_of::<u32>() * (self.prompt.len() + SEQUENCE_WORDS + drawn.sum::<usize>())) as u64
+    }
+}
+
+/// What a row takes beside its tokens, about.
+const SEQUENCE_WORDS: usize = 64;
+
+/// What was recorded of one sampled sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedSequence {
+    /// Token ids that it goes on from.
+    pub prompt: Vec<u32>,
+    /// Token ids that were drawn.
+    pub tokens: Vec<u32>,
+    /// Of each drawn token, as the sampler gave it.
+    pub logprobs: Vec<f32>,
 }
 
 /// What a checkpoint is for. Stable: these names stand in the database and in `tinker://` paths.

@@ -1,18 +1,18 @@
 //! Sessions: made, kept alive, ended. Heartbeats stay in memory and are written now and then.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use rusqlite::Connection;
-use tinsmith_types::ids::{ModelId, SamplingSessionId, SessionId, TenantId};
+use tinsmith_types::ids::{ModelId, SamplingSessionId, SequenceId, SessionId, TenantId};
 
 use crate::{
-    Error, NewSession, Result, SessionRecord, Store,
-    sqlite::{self, sessions},
+    Error, NewSession, RecordedSequence, Result, SessionRecord, Store,
+    sqlite::{self, recordings, sessions},
 };
 
 /// The project of a session that names none.
@@ -65,6 +65,26 @@ impl Store {
         }
         self.session(tenant, id).await?;
         Err(Error::Finished)
+    }
+
+    /// What was recorded of sampled sequences; those that nothing is known of are not there: they were not to
+    /// be recorded, their session has ended, or newer ones took their room.
+    pub async fn recorded_sequences(
+        &self,
+        tenant: &TenantId,
+        ids: BTreeSet<SequenceId>,
+    ) -> Result<BTreeMap<SequenceId, RecordedSequence>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| {
+            let mut found = BTreeMap::new();
+            for id in ids {
+                if let Some(sequence) = recordings::recorded_sequence(conn, &tenant, &id)? {
+                    found.insert(id, sequence);
+                }
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// Ends a session, with more about it in the client's words. The first reason stays; a repeat is fine.

@@ -67,6 +67,13 @@ impl SamplingSessionId {
     }
 }
 
+impl SequenceId {
+    /// The id of one of the sequences that a sample draws.
+    pub fn of(request: &RequestId, index: usize) -> Self {
+        Self(format!("{request}:{index}"))
+    }
+}
+
 /// Order number of a request within a training run (from 1; creation is 0), or of a sample within a
 /// sampling session.
 #[derive(

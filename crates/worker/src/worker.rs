@@ -82,7 +82,8 @@ pub(crate) struct Sample {
 /// What a ticket stands for.
 enum InFlight {
     Run(ModelId, Box<Item>),
-    Sample(SamplingSessionId, RequestId),
+    /// With the prompt, where what is drawn is to be recorded.
+    Sample(SamplingSessionId, RequestId, Option<Vec<u32>>),
 }
 
 impl<B: Backend> Worker<B> {
@@ -229,7 +230,7 @@ impl<B: Backend> Worker<B> {
     fn cancel(&mut self) {
         for request_id in self.store.cancelled_samples() {
             let Some(ticket) = self.tickets.remove(&request_id) else { continue };
-            let Some(InFlight::Sample(id, _)) = self.in_flight.remove(&ticket) else { continue };
+            let Some(InFlight::Sample(id, _, _)) = self.in_flight.remove(&ticket) else { continue };
             let Some(sampler) = self.samplers.get_mut(&id) else { continue };
             sampler.in_flight -= 1;
             self.models[sampler.model].engine.cancel(ticket);
@@ -322,13 +323,15 @@ impl<B: Backend> Worker<B> {
         true
     }
 
-    /// Hands a sample to the engine of its sampler. False: the engine is full.
+    /// Hands a sample to the engine of its sampler, with its prompt where what is drawn is to be recorded.
+    /// False: the engine is full.
     pub(crate) fn submit_sample(
         &mut self,
         id: SamplingSessionId,
         model: usize,
         request_id: RequestId,
         work: Work,
+        recorded: Option<Vec<u32>>,
     ) -> bool {
         let ticket = Ticket(self.key());
         match self.models[model].engine.submit(ticket, work) {
@@ -338,7 +341,7 @@ impl<B: Backend> Worker<B> {
                 }
                 self.store.started(&request_id);
                 self.tickets.insert(request_id.clone(), ticket);
-                self.in_flight.insert(ticket, InFlight::Sample(id, request_id));
+                self.in_flight.insert(ticket, InFlight::Sample(id, request_id, recorded));
             }
             Err(tinsmith_engine::Error::Full { .. }) => return false,
             Err(error) => self.complete_sample(request_id, Err(engine_failure(&error))),
@@ -389,13 +392,14 @@ impl<B: Backend> Worker<B> {
                 };
                 self.settle(&id, &item, result);
             }
-            Some(InFlight::Sample(id, request_id)) => {
+            Some(InFlight::Sample(id, request_id, recorded)) => {
                 self.tickets.remove(&request_id);
                 if let Some(sampler) = self.samplers.get_mut(&id) {
                     sampler.in_flight -= 1;
                 }
                 let result = outcome.map(|output| {
-                    let effect = handlers::sample::usage(&output);
+                    let recorded = recorded.map(|prompt| (id, prompt));
+                    let effect = handlers::sample::effect(&output, recorded);
                     (handlers::sample::result(output).0, effect)
                 });
                 self.complete_sample(request_id, result);
@@ -480,9 +484,12 @@ impl<B: Backend> Worker<B> {
             Ok((bytes, effect)) => (Outcome::Done(bytes), effect),
             Err(failure) => (Outcome::Failed(failure), Effect::None),
         };
-        let completion = Completion { request_id, outcome, digest: None, effect };
-        let finish = Finish::Complete(completion);
-        if self.finishers.finish_sample.blocking_send(finish).is_err() {
+        let recorded = matches!(effect, Effect::Sampled(_, Some(_)));
+        let finish = Finish::Complete(Completion { request_id, outcome, digest: None, effect });
+        if recorded {
+            // It waits for the disk.
+            self.send(finish);
+        } else if self.finishers.finish_sample.blocking_send(finish).is_err() {
             tracing::debug!("a sample ends after its store");
         }
     }

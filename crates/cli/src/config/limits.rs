@@ -25,6 +25,7 @@ pub(crate) fn store(settings: &Settings, requests_bytes: usize) -> tinsmith_stor
         samples_max: 20_000,
         sample_bytes_max: requests_bytes / 3,
         feed_page_max: 512,
+        recorded_bytes_max: 1 << 30,
         cache_bytes_max: requests_bytes / 6,
         claim_bytes_max: 64 << 20,
         pending_requests_per_run_max: 10_000,

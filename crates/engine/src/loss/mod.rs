@@ -13,6 +13,7 @@ mod importance_sampling;
 mod policy;
 mod ppo;
 mod sequence;
+mod stable_reinforce;
 mod totals;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(crate) const LOSSES: &[&Loss] = &[
     &cispo::CISPO,
     &dro::DRO,
     &gspo::GSPO,
+    &stable_reinforce::STABLE_REINFORCE,
 ];
 
 /// One loss: what it reads, and what it makes of that.

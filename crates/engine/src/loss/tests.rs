@@ -11,6 +11,7 @@ fn grid(input: &Input) -> &'static [f64] {
         "advantages" => &[-2.0, -0.5, 0.0, 0.25, 3.0],
         "clip_low_threshold" => &[0.0, 0.8, 1.0],
         "clip_high_threshold" => &[1.0, 1.2, 4.0],
+        "sampled" => &[0.0, 1.0],
         "sequence_ratio_mask" => &[0.0, 0.5, 1.0, f64::NAN],
         other => panic!("give {other} a grid"),
     }
@@ -143,7 +144,8 @@ fn random_terms<'a>(loss: &Loss, options: &'a [f64], seed: u64) -> Terms<'a> {
 fn unknown_names_list_the_known_ones() {
     let message = Loss::find("cross_entropie").unwrap_err().to_string();
     let expected = "unknown loss \"cross_entropie\"; the known ones are cross_entropy, \
-                    importance_sampling, ppo, cispo, dro, gspo";
+                    importance_sampling, ppo, cispo, dro, gspo, \
+                    stable_reinforce";
     assert_eq!(message, expected);
     let config = BTreeMap::from([("beta".to_owned(), 0.5)]);
     let refused = |loss| Loss::find(loss).unwrap().read_options(&config).unwrap_err().to_string();
@@ -165,6 +167,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(defaults("cispo"), [0.0, 4.0]);
     assert_eq!(defaults("dro"), [0.05]);
     assert_eq!(defaults("gspo"), [0.9997, 1.0004]);
+    assert_eq!(defaults("stable_reinforce"), [0.0, 2.0]);
     let config = BTreeMap::from([("clip_high_threshold".to_owned(), 1.5)]);
     assert_eq!(Loss::find("ppo").unwrap().read_options(&config).unwrap(), [0.8, 1.5]);
 }
@@ -226,22 +229,80 @@ fn ratios_that_overflow_are_clipped_or_infinite() {
     }
 }
 
+/// A file of `tests/golden/losses/make.py`.
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn read(name: &str) -> Self {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/losses");
+        Self(std::fs::read(dir.join(name)).unwrap())
+    }
+
+    fn cases(&self) -> Vec<String> {
+        let file = safetensors::SafeTensors::deserialize(&self.0).unwrap();
+        let names = file.names().into_iter();
+        names.filter_map(|name| name.strip_suffix(".options").map(str::to_owned)).collect()
+    }
+
+    fn bytes(&self, name: &str) -> &[u8] {
+        safetensors::SafeTensors::deserialize(&self.0).unwrap().tensor(name).unwrap().data()
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f64> {
+        let words = self.bytes(name).as_chunks::<8>().0.iter();
+        words.map(|word| f64::from_le_bytes(*word)).collect()
+    }
+
+    fn counts(&self, name: &str) -> Vec<usize> {
+        let words = self.bytes(name).as_chunks::<4>().0.iter();
+        words.map(|word| usize::try_from(u32::from_le_bytes(*word)).unwrap()).collect()
+    }
+}
+
+fn close(actual: f64, expected: f64) -> bool {
+    (actual - expected).abs() <= 1e-12 * expected.abs().max(1.0)
+}
+
+/// Whole datums as PyTorch differentiates them, ratios at a bound included.
+#[test]
+fn whole_datums_equal_pytorchs() {
+    let golden = Golden::read("sequences.safetensors");
+    let mut seen = BTreeMap::new();
+    for case in &golden.cases() {
+        let loss = Loss::find(case.split('/').next().unwrap()).unwrap();
+        let Rule::Datum(rule) = &loss.rule else { panic!("{case}") };
+        let [options, logprobs, inputs, values, coefficients] =
+            ["options", "logprobs", "inputs", "loss", "coefficient"]
+                .map(|name| golden.numbers(&format!("{case}.{name}")));
+        let mut start = 0;
+        for (datum, length) in golden.counts(&format!("{case}.lengths")).into_iter().enumerate() {
+            let (tokens, width) = (start..start + length, loss.inputs.len());
+            let terms = Terms {
+                logprobs: logprobs[tokens.clone()].to_vec(),
+                inputs: inputs[start * width..tokens.end * width].to_vec(),
+                options: &options,
+            };
+            let mut gradient = vec![0.0; length];
+            let value = (rule.evaluate)(&terms, &mut gradient).loss;
+            assert!(close(value, values[datum]), "{case} {datum}: {value} {}", values[datum]);
+            let expected = &coefficients[tokens];
+            let alike = gradient.iter().zip(expected).all(|(one, two)| close(*one, *two));
+            assert!(alike, "{case} {datum}: {gradient:?} {expected:?}");
+            start += length;
+            *seen.entry(loss.name).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(seen, BTreeMap::from([("gspo", 240)]));
+}
+
 /// Terms and coefficients as PyTorch computes them in f64, clip borders included
 /// (`tests/golden/losses/make.py`).
 #[test]
 fn terms_equal_pytorchs() {
-    const TOLERANCE: f64 = 1e-12;
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/losses/terms.safetensors");
-    let bytes = std::fs::read(path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let numbers = |name: String| -> Vec<f64> {
-        let words = file.tensor(&name).unwrap().data().as_chunks::<8>().0.to_vec();
-        words.into_iter().map(f64::from_le_bytes).collect()
-    };
+    let golden = Golden::read("terms.safetensors");
+    let numbers = |name: String| golden.numbers(&name);
     let mut seen = BTreeMap::new();
-    let cases = file.names().into_iter().filter_map(|name| name.strip_suffix(".options"));
-    for case in cases {
+    for case in &golden.cases() {
         let (loss, rule) = token_loss(case.split('/').next().unwrap());
         let [options, logprobs, inputs, values, coefficients] =
             ["options", "logprobs", "inputs", "loss", "coefficient"]
@@ -249,10 +310,6 @@ fn terms_equal_pytorchs() {
         for (index, &logprob) in logprobs.iter().enumerate() {
             let inputs = &inputs[index * loss.inputs.len()..][..loss.inputs.len()];
             let term = Term { logprob, inputs, options: &options };
-            let close = |actual: f64, expected: f64| {
-                let error = (actual - expected).abs();
-                error <= TOLERANCE * expected.abs().max(1.0)
-            };
             let (value, coefficient) = (rule.value(&term), (rule.coefficient)(&term));
             let (golden, slope) = (values[index], coefficients[index]);
             assert!(close(value, golden), "{case}: {term:?}: loss {value}, {golden}");

@@ -112,10 +112,11 @@ fn gradient(engine: &mut CpuEngine, run: RunKey) -> Vec<u8> {
 fn steps_equal_pytorchs() {
     let file = Golden(fs::read(golden("tests/golden/losses/step.safetensors")).unwrap());
     let cases = file.cases();
-    assert_eq!(cases.len(), 10);
+    assert_eq!(cases.len(), 13);
     for case in &cases {
         let names: &[&str] = match case.split('/').next().unwrap() {
-            "ppo" | "cispo" => &["clip_low_threshold", "clip_high_threshold"],
+            "ppo" | "cispo" | "gspo" => &["clip_low_threshold", "clip_high_threshold"],
+            "stable_reinforce" => &["kl_coeff", "clip_high_threshold"],
             "dro" => &["beta"],
             _ => &[],
         };

@@ -113,7 +113,8 @@ fn training_work() {
     check(
         &mut engine,
         works(vec![good.clone()], "ppo2"),
-        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling, ppo, cispo, dro, gspo",
+        "unknown loss \"ppo2\"; the known ones are cross_entropy, importance_sampling, ppo, cispo, dro, gspo, \
+         stable_reinforce",
     );
     check(
         &mut engine,

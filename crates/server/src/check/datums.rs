@@ -10,7 +10,7 @@ use tinsmith_types::{
     training::LossConfigValue,
 };
 
-use crate::check::{Fault, ensure};
+use crate::check::{Fault, ensure, provenance};
 
 /// What a batch may be at most.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ const SAMPLED: &[&str] = &["logprobs", "advantages"];
 const BOUNDS: &[&str] = &["clip_low_threshold", "clip_high_threshold"];
 
 /// The losses that this server has.
-const LOSSES: [Loss; 5] = [
+const LOSSES: [Loss; 7] = [
     Loss {
         name: "cross_entropy",
         required: &[],
@@ -68,6 +68,21 @@ const LOSSES: [Loss; 5] = [
         candidates: false,
     },
     Loss { name: "dro", required: SAMPLED, optional: &[], settings: &["beta"], candidates: false },
+    Loss {
+        name: "gspo",
+        required: SAMPLED,
+        optional: &["clip_low_threshold", "clip_high_threshold", "sequence_ratio_mask"],
+        settings: BOUNDS,
+        candidates: false,
+    },
+    // The logprobs are looked up.
+    Loss {
+        name: provenance::LOSS,
+        required: &["advantages"],
+        optional: &[],
+        settings: &["kl_coeff", "clip_high_threshold"],
+        candidates: false,
+    },
 ];
 
 /// Checks a whole request; the fault names its place.

@@ -1,6 +1,11 @@
 //! Requests that make and change a run, in its order.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderValue,
+    response::{IntoResponse, Response},
+};
 use prost::Message;
 use tinsmith_store::{LoraRecord, NewRun, RequestKind};
 use tinsmith_types::{
@@ -16,7 +21,7 @@ use tinsmith_types::{
 
 use crate::{
     body::{self, Plain, off_thread},
-    check::{self, Fault, datums, ensure},
+    check::{self, Fault, datums, ensure, provenance},
     error::{Error, Result},
     id,
     ordered::{self, Place, live_run_at},
@@ -75,7 +80,7 @@ pub(crate) async fn forward_backward(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
     body: Result<Plain>,
-) -> Result<Json<UntypedFuture>> {
+) -> Result<Response> {
     let kind = RequestKind::ForwardBackward;
     let body = match body {
         Ok(body) => body,
@@ -102,7 +107,7 @@ pub(crate) async fn forward(
     State(app): State<Shared>,
     Tenant(tenant): Tenant,
     body: ordered::Json<ForwardRequest>,
-) -> Result<Json<UntypedFuture>> {
+) -> Result<Response> {
     let request = body.value;
     let place = Place { model_id: request.model_id.clone(), seq_id: request.seq_id };
     match request.try_into() {
@@ -158,7 +163,8 @@ pub(crate) fn optimizer(config: &OptimizerConfig) -> Result<serde_json::Value> {
     }
     let kind = config.kind();
     if kind != "adamw" {
-        let detail = format!("optimizer_config.type {kind:?} is not supported; known: adamw");
+        let why = if kind == "dimuon" { ": its algorithm is not published" } else { "" };
+        let detail = format!("optimizer_config.type {kind:?} is not supported{why}; known: adamw");
         return Err(Error::invalid("unsupported_optimizer", detail));
     }
     if let Some(key) = config.0.keys().find(|key| *key != "type") {
@@ -190,7 +196,7 @@ async fn submit_batch(
     app: &Shared,
     tenant: &TenantId,
     request: proto::ForwardBackwardRequest,
-) -> Result<Json<UntypedFuture>> {
+) -> Result<Response> {
     let model_id = ModelId(request.model_id.clone());
     let place = Place { model_id: model_id.clone(), seq_id: request.order() };
     let kind =
@@ -204,12 +210,50 @@ async fn submit_batch(
         cells_max: app.config.datum_cells_max,
     };
     let size = request.encoded_len();
+    if request.loss_fn == provenance::LOSS {
+        return submit_with_provenance(app, tenant, (limits, size), request).await;
+    }
     let admission = off_thread(size, move || {
         let seq_id = request.order();
         let fault = datums::batch(&limits, &request).err();
         Admission::new(model_id, seq_id, &QueuedRequest::from_proto(request), fault)
     });
-    submit(app, tenant, admission.await?).await
+    Ok(submit(app, tenant, admission.await?).await?.into_response())
+}
+
+/// Tells users of the loss whose formula it is; the SDK logs it.
+const LOSS_NOTE: &str =
+    "stable_reinforce: the formula is this server's own (docs/losses.md), as none is published";
+
+/// Submits what is to be trained against the recorded logprobs: they are written down with it, so that it is
+/// the same whenever it runs.
+async fn submit_with_provenance(
+    app: &Shared,
+    tenant: &TenantId,
+    (limits, size): (datums::Limits, usize),
+    mut request: proto::ForwardBackwardRequest,
+) -> Result<Response> {
+    let (model_id, seq_id) = (ModelId(request.model_id.clone()), request.order());
+    // A retry repeats what the client sent, not what is looked up for it. Copies share their arrays.
+    let sent = request.clone();
+    let (digest, fault) = off_thread(size, move || {
+        let fault = datums::batch(&limits, &sent).err();
+        (digest(&QueuedRequest::from_proto(sent)), fault)
+    })
+    .await?;
+    let fault = match fault {
+        Some(fault) => Some(fault),
+        None => provenance::look_up(app, tenant, &mut request).await?.err(),
+    };
+    let admission = off_thread(size, move || {
+        let request = QueuedRequest::from_proto(request);
+        Admission { digest, ..Admission::new(model_id, seq_id, &request, fault) }
+    });
+    let mut response = submit(app, tenant, admission.await?).await?.into_response();
+    let headers = response.headers_mut();
+    headers.insert("x-deprecation-note", HeaderValue::from_static(LOSS_NOTE));
+    headers.insert("x-deprecation-level", HeaderValue::from_static("warning"));
+    Ok(response)
 }
 
 fn check_lora(app: &Shared, lora: &LoraConfig) -> Result<()> {

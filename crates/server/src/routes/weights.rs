@@ -301,9 +301,11 @@ async fn load_into_new(
         );
         return Err(Error::invalid("base_model_mismatch", detail));
     }
-    let optimizer_config = match (&request.optimizer_config, request.optimizer) {
-        (Some(config), false) => training::optimizer(config)?,
-        (None | Some(_), _) => origin.optimizer_config,
+    let asked_for = request.optimizer_config.as_ref().map(training::optimizer).transpose()?;
+    let optimizer_config = match asked_for {
+        Some(config) if !request.optimizer => config,
+        // Its state comes from the checkpoint.
+        Some(_) | None => origin.optimizer_config,
     };
     let creates = NewRun {
         session_id: session_id.clone(),

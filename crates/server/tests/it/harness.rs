@@ -109,6 +109,7 @@ fn store_config() -> tinsmith_store::Config {
         samples_max: 100,
         sample_bytes_max: 1 << 24,
         feed_page_max: 16,
+        recorded_bytes_max: 1 << 20,
         cache_bytes_max: 1 << 24,
         claim_bytes_max: 1 << 24,
         pending_requests_per_run_max: 100,

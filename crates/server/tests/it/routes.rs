@@ -3,6 +3,7 @@ mod billing;
 mod checkpoints;
 mod downloads;
 mod futures;
+mod provenance;
 mod refusals;
 mod runs;
 mod sampling;

@@ -38,7 +38,7 @@ async fn complete(store: &Store, claimed: Claimed) -> Completion {
         (QueuedRequest::Sample(request), _) => {
             let sampled = 2 * u64::from(request.num_samples);
             let used = SampleUsage { prefill: 3, prefill_cached: 1, sampled };
-            (sample(request.num_samples), Effect::Sampled(used))
+            (sample(request.num_samples), Effect::Sampled(used, None))
         }
         (QueuedRequest::CreateModel(_), Target::Run(model, _)) => (
             json!({"type": "create_model", "model_id": model}).to_string().into(),

@@ -72,7 +72,7 @@ async fn samples_are_counted_and_traced() {
     fixture.store.started(&id);
     fixture.clock.advance(Duration::from_secs(2));
     let used = SampleUsage { prefill: 10, prefill_cached: 4, sampled: 30 };
-    let completion = Completion { effect: Effect::Sampled(used), ..done(&id, "tokens") };
+    let completion = Completion { effect: Effect::Sampled(used, None), ..done(&id, "tokens") };
     for _ in 0..2 {
         fixture.store.complete(vec![completion.clone()]).await.remove(0).unwrap();
     }

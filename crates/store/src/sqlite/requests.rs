@@ -288,7 +288,7 @@ impl Tx<'_> {
 
     fn make_visible(&self, known: &Known, effect: &Effect) -> Result<()> {
         match effect {
-            Effect::None | Effect::Sampled(_) => Ok(()),
+            Effect::None | Effect::Sampled(..) => Ok(()),
             Effect::Trained(tokens) => self.add_usage(&known.model, UsageKind::Training, *tokens),
             Effect::RunReady | Effect::Loaded(_) => {
                 let update = "UPDATE runs SET ready = 1 WHERE id = ?1";

@@ -73,6 +73,7 @@ impl Tx<'_> {
         self.conn.prepare_cached(update)?.execute((&id.0, reason, heartbeat, detail))?;
         let details = json!({ "actor": tenant, "session_id": id, "reason": reason });
         self.audit(tenant, "session_finish", &details)?;
+        self.drop_recordings(id)?;
         Ok(true)
     }
 

@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use tinsmith_engine::{Backend, Drawn, Output, PromptTargets, SampleJob, StopReason, Work};
-use tinsmith_store::{Digest, Effect, SampleUsage};
+use tinsmith_engine::{
+    Backend, Drawn, Output, PromptTargets, SampleJob, Sequence, StopReason, Work,
+};
+use tinsmith_store::{Digest, Effect, RecordedSample, SampleUsage};
 use tinsmith_types::{
+    ids::SamplingSessionId,
     proto::{
         self, Dtype,
         pack::{pack_f32, pack_i32, pack_i64},
@@ -39,8 +42,9 @@ pub(crate) fn start<B: Backend>(worker: &mut Worker<B>, sample: &Sample) -> bool
         .and_then(|sampler| Ok((sampler, job(request).map_err(user_failure)?)));
     match prepared {
         Ok((sampler, job)) => {
+            let recorded = request.record_stability_info.then(|| job.prompt.clone());
             let work = Work::Sample { sampler: sampler.key, job };
-            worker.submit_sample(sample.id.clone(), sampler.model, request_id, work)
+            worker.submit_sample(sample.id.clone(), sampler.model, request_id, work, recorded)
         }
         Err(failure) => {
             worker.complete_sample(request_id, Err(failure));
@@ -80,15 +84,22 @@ fn job(request: &SampleRequest) -> Result<SampleJob, String> {
     })
 }
 
-/// What it counts for in the ledger.
-pub(crate) fn usage(output: &Output) -> Effect {
+/// What it counts for in the ledger, and what training may refer to later: given the sampler and the prompt,
+/// what was drawn is recorded.
+pub(crate) fn effect(output: &Output, recorded: Option<(SamplingSessionId, Vec<u32>)>) -> Effect {
     let Output::Sample(output) = output else { return Effect::None };
     let cached = output.prompt_cache_hit_tokens as u64;
-    Effect::Sampled(SampleUsage {
+    let usage = SampleUsage {
         prefill: (output.prompt_tokens as u64).saturating_sub(cached),
         prefill_cached: cached,
         sampled: output.sequences.iter().map(|sequence| sequence.tokens.len() as u64).sum(),
-    })
+    };
+    let drawn = |each: &Sequence| (each.tokens.clone(), each.logprobs.clone());
+    let recorded = recorded.map(|(sampler, prompt)| {
+        let sequences = output.sequences.iter().map(drawn).collect();
+        Box::new(RecordedSample { sampler, prompt, sequences })
+    });
+    Effect::Sampled(usage, recorded)
 }
 
 /// Protobuf. Nothing replays a sample, so that there is no digest.

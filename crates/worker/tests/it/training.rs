@@ -1,6 +1,14 @@
 //! Undisturbed runs: checkpoints, samplers, loads, order, spilling.
 
-use tinsmith_store::{Category, CheckpointKind, Outcome};
+use prost::Message as _;
+use tinsmith_store::{Category, CheckpointKind, Outcome, RecordedSequence};
+use tinsmith_types::{
+    ids::SequenceId,
+    proto::{
+        self,
+        pack::{unpack_f32, unpack_i32},
+    },
+};
 use tinsmith_worker::Config;
 
 use crate::world::{Op, World, assert_done, config, failure};
@@ -62,6 +70,32 @@ async fn a_sampler_is_the_same_after_a_restart_and_when_it_was_dropped() {
     world.kill().await;
     world.start().await;
     assert_eq!([world.sample(0, 1).await, world.sample(1, 1).await], expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn samples_that_ask_for_it_are_recorded_before_they_end() {
+    let mut world = World::new(config()).await;
+    let ops = [Op::Create, ForwardBackward(1), Step, Op::Sampler(0)];
+    assert_done(&world.play(0, 0, &ops).await);
+    let id = world.submit_sample(0, 0, (2, 5)).await;
+    let Outcome::Done(bytes) = world.outcome(&id).await else { panic!("{id}") };
+    let given = proto::SampleResponse::decode(bytes).unwrap();
+    let ids: Vec<_> = (0..2).map(|index| SequenceId::of(&id, index)).collect();
+    let recorded = async |world: &World| {
+        let wanted = ids.iter().cloned().collect();
+        world.store().recorded_sequences(&world.tenant, wanted).await.unwrap()
+    };
+    let first = recorded(&world).await;
+    for (id, sequence) in ids.iter().zip(&given.sequences) {
+        let RecordedSequence { prompt, tokens, logprobs } = &first[id];
+        assert_eq!(*prompt, [1, 2, 3]);
+        let drawn = unpack_i32(&sequence.tokens).unwrap();
+        assert!(drawn.iter().map(|token| token.cast_unsigned()).eq(tokens.iter().copied()));
+        assert_eq!(unpack_f32(sequence.logprobs.as_ref().unwrap()).unwrap(), *logprobs);
+    }
+    world.kill().await;
+    world.start().await;
+    assert_eq!(recorded(&world).await, first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -288,6 +288,7 @@ impl World {
         let prompt = ModelInput { chunks: vec![Chunk::EncodedText { tokens }] };
         let body = serde_json::json!({
             "prompt": prompt, "num_samples": samples, "prompt_logprobs": true,
+            "record_stability_info": true,
             "sampling_params": { "max_tokens": tokens_max, "seed": 5, "stop": [] },
         });
         let body = Bytes::from(body.to_string());
@@ -314,6 +315,7 @@ async fn open(dir: &TempDir) -> Store {
         samples_max: 64,
         sample_bytes_max: 1 << 20,
         feed_page_max: 16,
+        recorded_bytes_max: 1 << 20,
         cache_bytes_max: 1 << 20,
         claim_bytes_max: 1 << 20,
         pending_requests_per_run_max: 100,

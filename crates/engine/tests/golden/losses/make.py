@@ -9,6 +9,12 @@ terms.safetensors, in f64, for each case `LOSS/NUMBER`:
     logprobs, inputs      of each token: its logprob, and what else the loss reads, one column each
     loss, coefficient     its term, and the derivative of that with respect to the logprob
 
+sequences.safetensors, in f64, for each case of a loss that sees whole datums:
+
+    options, lengths      the loss's constants; tokens of each datum
+    logprobs, inputs      as above, one datum after another
+    loss, coefficient     of each datum; of each token
+
 step.safetensors, for each case: the datums of one request on crates/model/tests/golden/qwen3/tied, with
 
     tokens, lengths, per_row, targets, values.<input>, options
@@ -53,13 +59,30 @@ def dro(logprobs, q, advantages, beta):
     return torch.where((advantages == 0) & (q == 0), 0.0, value)
 
 
-LOSSES = {loss.__name__: loss for loss in (cross_entropy, importance_sampling, ppo, cispo, dro)}
+def gspo(logprobs, q, advantages, low, high, mask):
+    ratio = torch.exp((mask * (logprobs - q)).sum() / mask.sum())
+    return -torch.min(ratio * advantages, torch.clamp(ratio, low, high) * advantages)
+
+
+def stable_reinforce(logprobs, q, advantages, sampled, kl_coeff, high):
+    weight = torch.clamp(torch.exp(logprobs - q), max=high).detach()
+    value = -weight * (logprobs * advantages - 0.5 * kl_coeff * (logprobs - q) ** 2)
+    return torch.where(sampled != 0, value, 0.0)
+
+
+LOSSES = {
+    loss.__name__: loss
+    for loss in (cross_entropy, importance_sampling, ppo, cispo, dro, gspo, stable_reinforce)
+}
+BOUNDS = ["clip_low_threshold", "clip_high_threshold"]
 INPUTS = {
     "cross_entropy": ["weights"],
     "importance_sampling": ["logprobs", "advantages"],
     "ppo": ["logprobs", "advantages", "clip_low_threshold", "clip_high_threshold"],
     "cispo": ["logprobs", "advantages", "clip_low_threshold", "clip_high_threshold"],
     "dro": ["logprobs", "advantages"],
+    "gspo": ["logprobs", "advantages", *BOUNDS, "sequence_ratio_mask"],
+    "stable_reinforce": ["logprobs", "advantages", "sampled"],
 }
 
 TERMS = [
@@ -75,6 +98,9 @@ TERMS = [
     ("dro", [0.05]),
     ("dro", [0.0]),
     ("dro", [2.5]),
+    ("stable_reinforce", [0.0, 2.0]),
+    ("stable_reinforce", [0.3, 1.0]),
+    ("stable_reinforce", [2.0, 0.0]),
 ]
 
 
@@ -91,11 +117,13 @@ def terms(tensors, generator):
     advantages = torch.cat([grid[:, 1], normal(200), advantages])
     for number, (name, options) in enumerate(TERMS):
         columns = [normal(len(q))] if name == "cross_entropy" else [q, advantages]
+        if name == "stable_reinforce":
+            columns.append((torch.arange(len(q)) % 3 != 0).double())
         variable = logprobs.clone().requires_grad_()
         # Bounds as numbers: at a bound, the gradient of torch.clamp is another one where bounds are tensors.
         loss = LOSSES[name](variable, *columns, *options)
         loss.sum().backward()
-        if len(INPUTS[name]) == 4:
+        if "clip_low_threshold" in INPUTS[name]:
             columns += [torch.full_like(q, option) for option in options]
         tensors |= {
             f"{name}/{number}.options": torch.tensor(options, dtype=torch.float64),
@@ -103,6 +131,51 @@ def terms(tensors, generator):
             f"{name}/{number}.inputs": torch.stack(columns, 1),
             f"{name}/{number}.loss": loss.detach(),
             f"{name}/{number}.coefficient": variable.grad,
+        }
+
+
+SEQUENCES = [
+    # Loss, its constants. A datum's ratio is one exactly where it is on the sampler's own policy.
+    ("gspo", [0.9997, 1.0004]),
+    ("gspo", [0.8, 1.2]),
+    ("gspo", [1.0, 1.2]),
+    ("gspo", [1.0, 1.0]),
+]
+
+
+def sequences(tensors, generator):
+    """Datums of a few tokens, some with the sampler's own logprobs, some far from those."""
+    def normal(count):
+        return torch.randn(count, generator=generator, dtype=torch.float64)
+
+    for number, (name, options) in enumerate(SEQUENCES):
+        lengths, rows, losses, coefficients = [], [], [], []
+        for datum in range(60):
+            length = 1 + datum % 7
+            q = -normal(length).abs()
+            distance = [0.0, 0.01, 0.3, 5.0][datum % 4]
+            variable = (q + distance * normal(length)).requires_grad_()
+            advantages = normal(1).expand(length).clone() if datum % 3 else normal(length)
+            mask = torch.rand(length, generator=generator, dtype=torch.float64)
+            mask = torch.ones(length, dtype=torch.float64) if datum % 2 else mask
+            if length > 2:
+                mask[0], advantages[0] = 0, 0
+                mask[1] = 0
+            loss = LOSSES[name](variable, q, advantages, *options, mask).sum()
+            loss.backward()
+            bounds = [torch.full_like(q, option) for option in options]
+            lengths.append(length)
+            rows.append(torch.stack([variable.detach(), q, advantages, *bounds, mask], 1))
+            losses.append(loss.detach())
+            coefficients.append(variable.grad)
+        rows = torch.cat(rows)
+        tensors |= {
+            f"{name}/{number}.options": torch.tensor(options, dtype=torch.float64),
+            f"{name}/{number}.lengths": torch.tensor(lengths, dtype=torch.int32),
+            f"{name}/{number}.logprobs": rows[:, 0].clone(),
+            f"{name}/{number}.inputs": rows[:, 1:].clone(),
+            f"{name}/{number}.loss": torch.stack(losses),
+            f"{name}/{number}.coefficient": torch.cat(coefficients),
         }
 
 
@@ -118,6 +191,9 @@ STEPS = [
     ("cispo", [0.9, 1.1], [1, 1, 1], True),
     ("dro", [0.05], [1, 1, 1], False),
     ("dro", [0.5], [1, 1, 1], False),
+    ("gspo", [0.9, 1.1], [1, 1, 1], False),
+    ("gspo", [0.9, 1.1], [1, 1, 1], True),
+    ("stable_reinforce", [0.2, 1.2], [1, 1, 1], False),
 ]
 
 
@@ -154,16 +230,25 @@ def step(tensors, model, matrices, generator, number, case):
             advantages = torch.randn(targets.shape, generator=generator)
             q = plain + 0.4 * torch.randn(targets.shape, generator=generator)
             low, high = (torch.full_like(q, bound) for bound in (options if len(options) == 2 else [0.0, 9.0]))
+            mask = (advantages != 0).float()
+            mask[: length // 3] = 0
             if own_bounds:
+                mask *= 0.1 + torch.rand(targets.shape, generator=generator)
                 low = low - 0.3 * torch.rand(targets.shape, generator=generator)
                 high = high + 0.3 * torch.rand(targets.shape, generator=generator)
-            q = away(plain, q, [low, high])
+            if name == "gspo":
+                ratio = torch.exp((mask * (plain - q)).sum() / mask.sum())
+                q = torch.where(((ratio - torch.stack([low, high])).abs() < 1e-3).any(), q + 5e-3, q)
+            else:
+                q = away(plain, q, [low, high])
             advantages[: length // 3] = 0
             q[: length // 3] = 0
             columns = [q, advantages]
-            if len(INPUTS[name]) == 4:
+            if "clip_low_threshold" in INPUTS[name]:
                 columns += [low, high]
-        constants = [] if len(INPUTS[name]) == 4 else options
+            if name in ("gspo", "stable_reinforce"):
+                columns.append(mask)
+        constants = [] if "clip_low_threshold" in INPUTS[name] else options
         loss = LOSSES[name](logprobs, *columns, *constants)
         loss.sum().backward()
         total += loss.sum().item()
@@ -172,7 +257,7 @@ def step(tensors, model, matrices, generator, number, case):
         all_tokens.append(tokens)
         all_targets.append(targets.flatten())
         for key, column in zip(INPUTS[name], columns):
-            if own_bounds or not key.startswith("clip"):
+            if own_bounds or key not in (*BOUNDS, "sequence_ratio_mask"):
                 values.setdefault(key, []).append(column.flatten())
     tensors |= {
         f"{place}.options": torch.tensor(options, dtype=torch.float64),
@@ -194,6 +279,9 @@ if __name__ == "__main__":
     tensors = {}
     terms(tensors, generator)
     save_file(tensors, HERE / "terms.safetensors")
+    tensors = {}
+    sequences(tensors, torch.Generator().manual_seed(1))
+    save_file(tensors, HERE / "sequences.safetensors")
 
     base = Qwen3ForCausalLM.from_pretrained(TIED, dtype=torch.float32, attn_implementation="eager")
     model = PeftModel.from_pretrained(base, TIED / "adapter", is_trainable=True)

@@ -12,8 +12,16 @@ use crate::{
 /// Stands for a loss that is no name of the registry.
 const CUSTOM: &str = "custom";
 
-const LOSSES: [&str; 7] =
-    ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", CUSTOM];
+const LOSSES: [&str; 8] = [
+    "cross_entropy",
+    "importance_sampling",
+    "ppo",
+    "cispo",
+    "dro",
+    "gspo",
+    "stable_reinforce",
+    CUSTOM,
+];
 /// Prompts and datums begin with the first tokens of one of these.
 const STEMS: usize = 3;
 const STEM_TOKENS: usize = 70;
@@ -147,6 +155,9 @@ impl Planner {
         } else {
             put("advantages", &mut sparse);
             put("logprobs", &mut || 2.0f64.mul_add(random.unit(), -2.0));
+        }
+        if loss == "stable_reinforce" {
+            put("sampled", &mut || f64::from(u8::from(random.below(3) > 0)));
         }
         if loss == "gspo" && random.below(2) == 0 {
             put("sequence_ratio_mask", &mut || 0.1 + random.unit().abs());
