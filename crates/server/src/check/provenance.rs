@@ -159,9 +159,10 @@ impl Run {
         let Self { place, sequence, sampled, offset, length } = self;
         let recorded = known.get(sequence).ok_or_else(|| {
             Fault(format!(
-                "{place}: nothing is recorded of the sequence {sequence:?}: sample with \
+                "{place}: nothing is recorded of the sequence {:?}: sample with \
                  record_stability_info, and train before the sampler's session ends and before newer \
-                 samples take the room"
+                 samples take the room",
+                sequence.as_str()
             ))
         })?;
         let (what, tokens) = if *sampled {
@@ -172,7 +173,8 @@ impl Run {
         tokens.get(self.range()).ok_or_else(|| {
             let count = tokens.len();
             Fault(format!(
-                "{place} goes from {offset} on over {length} of the {what} of {sequence:?}, which has {count}"
+                "{place} goes from {offset} on over {length} of the {what} of {:?}, which has {count}",
+                sequence.as_str()
             ))
         })
     }

@@ -18,6 +18,11 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
     ),
     ("*/create_lora_training_client_dimuon", "POST get_info 404 *", DIMUON),
     ("*/optim_step_dimuon", "* 200 {\"error\":\"optimizer_params.type is *dimuon*", DIMUON),
+    (
+        "*/forward_backward.stable_reinforce",
+        "* 200 {\"error\":\"loss_fn_config.mode is no setting*",
+        MADE_UP,
+    ),
     ("*/behaviour.future.json_for_fwdbwd", "*x-protobuf\" instead of \"application/json\"", FAULTY),
     ("*/behaviour.sample.json_payload", "*x-protobuf\" instead of \"application/json\"", FAULTY),
     (
@@ -33,8 +38,6 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
     ("*/rest.search_sessions", "*method_not_allowed*", AWAITED),
     ("*/create_training_client_from_state_full", "*weights_access_token*", AWAITED),
     ("*/create_training_client_from_state_full", "POST get_info 404 *", AWAITED),
-    ("*/forward_backward.gspo", "*is unknown*", AWAITED),
-    ("*/forward_backward.stable_reinforce", "*is unknown*", AWAITED),
     ("*/behaviour.loss.forward_backward_custom", "*is unknown*", AWAITED),
     ("*/cli.checkpoint_download_training", "* 404 *", AWAITED),
     (
@@ -46,6 +49,7 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
 
 const TEXT: &str = "the models that are offered read text, and the answer says so";
 const DIMUON: &str = "its definition is not public, and the answer says so";
+const MADE_UP: &str = "the recorded setting is none of the loss's, and the answer says so";
 const FAULTY: &str = "the recorded answer, or the request, is wrong on purpose";
 const MESSAGES: &str = "this server has nothing to tell";
 const KEYS: &str = "keys are exchanged for tokens where a setting says so";

@@ -151,30 +151,30 @@ async fn spans_that_do_not_fit_fail_their_future() {
     assert_snapshot!(world.fault(|datum| {
         datum.model_input_spans.clear();
         datum.loss_fn_input_spans.clear();
-    }).await, @"");
-    assert_snapshot!(world.fault(|datum| datum.model_input_spans.clear()).await, @"");
-    assert_snapshot!(world.fault(|datum| datum.loss_fn_input_spans.clear()).await, @"");
-    assert_snapshot!(world.fault(|datum| drop(datum.loss_fn_input_spans.pop())).await, @"");
+    }).await, @"data[1] says nothing of where its tokens come from; stable_reinforce needs model_input_spans and loss_fn_input_spans (Datum.with_provenance)");
+    assert_snapshot!(world.fault(|datum| datum.model_input_spans.clear()).await, @"data[1].model_input_spans cover 0 tokens, and there are 4");
+    assert_snapshot!(world.fault(|datum| datum.loss_fn_input_spans.clear()).await, @"data[1].loss_fn_input_spans cover 0 tokens, and there are 4");
+    assert_snapshot!(world.fault(|datum| drop(datum.loss_fn_input_spans.pop())).await, @"data[1].loss_fn_input_spans cover 3 tokens, and there are 4");
     assert_snapshot!(world.fault(|datum| {
         datum.loss_fn_input_spans[3] = span(true, "smp-unknown:0", 1, 1);
-    }).await, @"");
+    }).await, @r#"data[1].loss_fn_input_spans[3]: nothing is recorded of the sequence "smp-unknown:0": sample with record_stability_info, and train before the sampler's session ends and before newer samples take the room"#);
     assert_snapshot!(world.fault(|datum| {
         datum.loss_fn_input_spans[3] = span(true, &sequence, 2, 1);
-    }).await, @"");
+    }).await, @r#"data[1].loss_fn_input_spans[3] goes from 2 on over 1 of the sampled tokens of "SEQUENCE", which has 2"#);
     assert_snapshot!(world.fault(|datum| {
         datum.loss_fn_input_spans[3] = span(false, &sequence, i64::MAX, 1);
-    }).await, @"");
+    }).await, @r#"data[1].loss_fn_input_spans[3] goes from 9223372036854775807 on over 1 of the prompt tokens of "SEQUENCE", which has 3"#);
     assert_snapshot!(world.fault(|datum| {
         datum.loss_fn_input_spans[3] = span(true, &sequence, 0, 1);
-    }).await, @"");
+    }).await, @"data[1].loss_fn_inputs.target_tokens[3] is the token 9, and data[1].loss_fn_input_spans[3] says that it is 8");
     assert_snapshot!(world.fault(|datum| {
         datum.model_input_spans[1] = span(true, &sequence, -1, 1);
-    }).await, @"");
+    }).await, @"data[1].model_input_spans[1].offset is -1; it must be at least 0");
     assert_snapshot!(world.fault(|datum| {
         datum.model_input_spans[1] = span(true, &sequence, 0, i64::MAX);
-    }).await, @"");
+    }).await, @"data[1].model_input_spans cover 9223372036854775810 or more tokens, and there are 4");
     assert_snapshot!(world.fault(|datum| {
         datum.model_input_spans[0] = proto::ProvenanceSpan { span: None };
-    }).await, @"");
-    assert_snapshot!(world.fault(|datum| drop(datum.loss_fn_inputs.remove("advantages"))).await, @"");
+    }).await, @"data[1].model_input_spans[0] is of an unknown kind");
+    assert_snapshot!(world.fault(|datum| drop(datum.loss_fn_inputs.remove("advantages"))).await, @"data[1].loss_fn_inputs.advantages is missing; stable_reinforce needs it");
 }

@@ -28,7 +28,7 @@ async fn create_model_checks_what_it_is_given() {
     let off = json!({"rank": 8, "train_attn": false, "train_mlp": false, "train_unembed": false});
     assert_snapshot!(check(json!({"lora_config": off})).await, @r#"400 {"code":"invalid_lora_config","detail":"At least one of train_unembed, train_mlp, or train_attn must be True"}"#);
     let dimuon = json!({"type": "dimuon", "version": 1});
-    assert_snapshot!(check(json!({"optimizer_config": dimuon})).await, @r#"400 {"code":"unsupported_optimizer","detail":"optimizer_config.type \"dimuon\" is not supported; known: adamw"}"#);
+    assert_snapshot!(check(json!({"optimizer_config": dimuon})).await, @r#"400 {"code":"unsupported_optimizer","detail":"optimizer_config.type \"dimuon\" is not supported: its algorithm is not published; known: adamw"}"#);
     assert_snapshot!(check(json!({"user_metadata": {"a": "x".repeat(2000)}})).await, @r#"400 {"code":"metadata_too_large","detail":"user_metadata has more than 1000 bytes as JSON"}"#);
 }
 
@@ -106,7 +106,7 @@ async fn faults_of_datums_fail_their_future() {
         server.done("forward_backward", body).await.line()
     };
     assert_snapshot!(check(|input| input["data"] = json!([])).await, @r#"200 {"category":"user","error":"data is empty"}"#);
-    assert_snapshot!(check(|input| input["loss_fn"] = json!("mse")).await, @r#"200 {"category":"user","error":"loss_fn \"mse\" is unknown; known: cross_entropy, importance_sampling, ppo, cispo, dro"}"#);
+    assert_snapshot!(check(|input| input["loss_fn"] = json!("mse")).await, @r#"200 {"category":"user","error":"loss_fn \"mse\" is unknown; known: cross_entropy, importance_sampling, ppo, cispo, dro, gspo, stable_reinforce"}"#);
     assert_snapshot!(check(|input| {
         input["data"][1]["model_input"]["chunks"][0]["tokens"] = json!([1, 2, 1000]);
     }).await, @r#"200 {"category":"user","error":"data[1].model_input.chunks[0].tokens[2] is the token 1000, which is out of the vocabulary of 1000"}"#);

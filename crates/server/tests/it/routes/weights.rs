@@ -85,7 +85,8 @@ async fn create_from_a_checkpoint() {
     assert_snapshot!(line(json!({"path": "tinker://x/y"})).await, @r#"400 {"code":"invalid_load","detail":"failed to read checkpoint path `tinker://x/y`: is not `tinker://<run>/<kind>/<name>`"}"#);
     assert_snapshot!(line(json!({"path": "tinker://x/sampler_weights/a"})).await, @r#"400 {"code":"invalid_load","detail":"tinker://x/sampler_weights/a holds no weights to train from; those are saved by save_weights"}"#);
     assert_snapshot!(line(json!({"base_model": "gpt"})).await, @r#"400 {"code":"unknown_base_model","detail":"base_model \"gpt\" is not offered; known: nano, Qwen/Qwen3-8B"}"#);
-    assert_snapshot!(line(json!({"optimizer_config": {"type": "dimuon", "version": 1}})).await, @r#"400 {"code":"unsupported_optimizer","detail":"optimizer_config.type \"dimuon\" is not supported; known: adamw"}"#);
+    assert_snapshot!(line(json!({"optimizer_config": {"type": "dimuon", "version": 1}})).await, @r#"400 {"code":"unsupported_optimizer","detail":"optimizer_config.type \"dimuon\" is not supported: its algorithm is not published; known: adamw"}"#);
+    assert_snapshot!(line(json!({"optimizer": true, "optimizer_config": {"type": "dimuon", "version": 1}})).await, @r#"400 {"code":"unsupported_optimizer","detail":"optimizer_config.type \"dimuon\" is not supported: its algorithm is not published; known: adamw"}"#);
     let created = load(json!({})).await;
     assert_eq!(created.text("model_id"), format!("{session}:train:3"));
     assert_eq!(load(json!({})).await.text("request_id"), created.text("request_id"));
