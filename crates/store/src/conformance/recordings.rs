@@ -7,7 +7,7 @@ use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId, SequenceId};
 use super::{Fixture, done};
 use crate::{
     Completion, Effect, NewSample, NewSamplingSession, RecordedSample, RecordedSequence,
-    conformance,
+    SampleUsage, conformance,
 };
 
 async fn sampler(fixture: &Fixture) -> SamplingSessionId {
@@ -44,7 +44,8 @@ async fn record(fixture: &Fixture, seq: i64, tokens: u32) -> RequestId {
     };
     let sequences = vec![drawn(10), drawn(20)];
     let sample = RecordedSample { sampler, prompt: vec![1, u32::MAX], sequences };
-    let completion = Completion { effect: Effect::Recorded(sample), ..done(&id, "tokens") };
+    let effect = Effect::Sampled(SampleUsage::default(), Some(Box::new(sample)));
+    let completion = Completion { effect, ..done(&id, "tokens") };
     // A retry after a fault of the disk writes nothing twice.
     for completion in [completion.clone(), completion] {
         fixture.store.complete(vec![completion]).await.remove(0).unwrap();
@@ -73,7 +74,7 @@ async fn recorded_sequences_are_there_after_a_restart_until_their_session_ends()
     let fixture = fixture.reopen(dir.path());
     assert_eq!(known(&fixture, "a", &id).await, expected);
     assert_eq!(known(&fixture, "b", &id).await, [], "another tenant's");
-    fixture.store.finish_session(&fixture.tenant, &fixture.session, "success").await.unwrap();
+    fixture.store.finish_session(&fixture.tenant, &fixture.session, "success", None).await.unwrap();
     assert_eq!(known(&fixture, "a", &id).await, []);
     let late = record(&fixture, 1, 2).await;
     assert_eq!(known(&fixture, "a", &late).await, [], "the session has ended");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use insta::assert_snapshot;
 use prost::Message;
 use serde_json::json;
-use tinsmith_store::{Completion, Effect, Outcome, RecordedSample, Target};
+use tinsmith_store::{Completion, Effect, Outcome, RecordedSample, SampleUsage, Target};
 use tinsmith_types::{
     proto::{self, Tensor, pack, provenance_span::Span},
     queued::QueuedRequest,
@@ -74,11 +74,11 @@ impl World {
         let world = Self { server, model, sequence, seq_id: 0 };
         for claimed in world.claim().await {
             let effect = match claimed.target {
-                Target::Sampler(sampler, _) => Effect::Recorded(RecordedSample {
-                    sampler,
-                    prompt: PROMPT.to_vec(),
-                    sequences: vec![(DRAWN.to_vec(), LOGPROBS.to_vec())],
-                }),
+                Target::Sampler(sampler, _) => {
+                    let sequences = vec![(DRAWN.to_vec(), LOGPROBS.to_vec())];
+                    let drawn = RecordedSample { sampler, prompt: PROMPT.to_vec(), sequences };
+                    Effect::Sampled(SampleUsage::default(), Some(Box::new(drawn)))
+                }
                 Target::Run(..) => Effect::RunReady,
             };
             let outcome = Outcome::Done("{}".into());
