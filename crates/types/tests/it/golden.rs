@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use self::left_out::{LEFT_OUT, LeftOut, NO_TYPE};
 
-type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 
 #[test]
 fn recordings_decode_and_encode() -> Result {
@@ -50,7 +50,7 @@ fn recordings_decode_and_encode() -> Result {
 }
 
 /// All recordings, in order.
-fn files() -> Result<Vec<PathBuf>> {
+pub(crate) fn files() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recordings");
     for version in fs::read_dir(root)? {
@@ -214,6 +214,6 @@ fn without_nulls(json: &Value) -> Value {
     }
 }
 
-fn list(json: &Value) -> &[Value] {
+pub(crate) fn list(json: &Value) -> &[Value] {
     json.as_array().map_or(&[], Vec::as_slice)
 }

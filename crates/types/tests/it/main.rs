@@ -1,4 +1,5 @@
 //! What crosses crate borders: the generated protobuf code, and the recorded conversations.
 
+mod fuzz;
 mod generated;
 mod golden;
