@@ -14,6 +14,7 @@ mod id;
 mod identity;
 mod links;
 mod negotiate;
+mod openapi;
 mod ordered;
 mod origin;
 mod page;

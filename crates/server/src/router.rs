@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     drain,
     error::Error,
-    origin,
+    openapi, origin,
     routes::{
         audit, billing, checkpoints, downloads, futures, runs, sampling, search, service, sessions,
         telemetry, training, weights,
@@ -94,6 +94,7 @@ fn delete<H: Handler<T, Shared>, T: 'static>(
 fn table() -> Vec<Route> {
     vec![
         get("/", "this list", list),
+        get("/openapi.json", "this list in the form of OpenAPI", described),
         get("/metrics", "metrics in Prometheus' text format", service::metrics),
         get("/api/v1/healthz", "the process is alive", service::healthz),
         get("/api/v1/readyz", "requests are accepted", service::readyz),
@@ -163,6 +164,16 @@ async fn list(State(_): State<Shared>) -> Json<serde_json::Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "endpoints": endpoints,
     }))
+}
+
+async fn described(State(_): State<Shared>) -> Json<serde_json::Value> {
+    let table = table();
+    let routes = table.iter().map(|route| openapi::Described {
+        method: &route.method,
+        path: route.path,
+        about: route.about,
+    });
+    Json(openapi::document(routes))
 }
 
 async fn no_endpoint(request: Request) -> Error {

@@ -134,8 +134,10 @@ proptest! {
         let body = edited(texts[body.index(texts.len())].as_bytes(), &edits);
         requests(&body)?;
         results(&body);
-        if let Ok(read) = json::read::<training::ForwardBackwardRequest>(&body) {
-            let _: Result<proto::ForwardBackwardRequest, _> = read.request.try_into().map(batch);
+        if let Ok(read) = json::read::<training::ForwardBackwardRequest>(&body)
+            && let Ok(request) = proto::ForwardBackwardRequest::try_from(read.request)
+        {
+            batch(&request);
         }
         for kind in ["create_model", "load_weights", "optim_step", "save_weights", "sample"] {
             queued(kind, &body)?;
@@ -150,7 +152,7 @@ proptest! {
             queued(kind, &body)?;
         }
         if let Ok(request) = proto::ForwardBackwardRequest::decode(body.clone()) {
-            batch(request);
+            batch(&request);
         }
         if let Ok(output) = proto::ForwardBackwardOutput::decode(body.clone()) {
             drop(training::ForwardBackwardOutput::try_from(&output));
@@ -248,10 +250,9 @@ fn queued(kind: &str, body: &[u8]) -> Checked {
     Ok(())
 }
 
-fn batch(request: proto::ForwardBackwardRequest) -> proto::ForwardBackwardRequest {
+fn batch(request: &proto::ForwardBackwardRequest) {
     drop((request.loss_config(), request.order()));
     request.data.iter().flat_map(|datum| datum.loss_fn_inputs.values()).for_each(tensor);
-    request
 }
 
 fn tensor(tensor: &proto::Tensor) {

@@ -32,6 +32,7 @@ async fn root_lists_all_endpoints() {
     let lines: Vec<String> = endpoints.iter().map(line).collect();
     assert_snapshot!(lines.join("\n"), @r"
     GET /
+    GET /openapi.json
     GET /metrics
     GET /api/v1/healthz
     GET /api/v1/readyz
@@ -124,4 +125,30 @@ async fn web_pages_are_kept_out() {
     let sdk = [("host", "127.0.0.1:8000")];
     let reply = server.post_bytes("client/config", &sdk, r#"{"sdk_version":"0.38.0"}"#).await;
     assert_eq!(reply.status, 200, "{}", reply.line());
+}
+
+#[tokio::test]
+async fn openapi_has_every_endpoint() {
+    let server = Server::without_worker();
+    let listed = server.get("/").await.json();
+    let document = server.get("/openapi.json").await.json();
+    let mut described = 0;
+    for endpoint in listed["endpoints"].as_array().unwrap() {
+        let (path, method) =
+            (endpoint["path"].as_str().unwrap(), endpoint["method"].as_str().unwrap());
+        let operation = &document["paths"][path][method.to_ascii_lowercase()];
+        assert_eq!(operation["summary"], endpoint["about"], "{method} {path}");
+        // What is written in the table of bodies is found in that of routes.
+        described += usize::from(operation["requestBody"].is_object());
+        let parameters = operation["parameters"].as_array().map_or(0, Vec::len);
+        assert_eq!(parameters, path.matches('{').count(), "{path}");
+    }
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.map(|methods| methods.as_object().unwrap().len()).sum::<usize>();
+    assert_eq!(operations, listed["endpoints"].as_array().unwrap().len());
+    assert!(described >= 25, "{described}");
+    let finish = &document["paths"]["/api/v1/sessions/{session_id}/finish"]["post"];
+    assert_snapshot!(finish["requestBody"], @r#"{"content":{"application/json":{"schema":{"properties":{"detail":{"type":"string"},"reason":{}},"required":["reason"],"type":"object"}}},"required":true}"#);
+    assert_snapshot!(finish["parameters"], @r#"[{"in":"path","name":"session_id","required":true,"schema":{"type":"string"}}]"#);
+    assert_snapshot!(finish["responses"]["4XX"], @r##"{"content":{"application/json":{"schema":{"$ref":"#/components/schemas/Error"}}},"description":"refused"}"##);
 }
