@@ -17,7 +17,7 @@ from tinker import types
 BASE_MODEL = "nano"
 RANK = 4
 # Longer than anything here takes; a case that hangs is cut off by the driver.
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 CLIENTS = ["ServiceClient", "TrainingClient", "SamplingClient", "RestClient", "AdminClient"]
 
 CASES = {}

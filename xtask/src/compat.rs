@@ -96,13 +96,12 @@ fn tell(root: &Path, versions: &[&str]) -> Result<()> {
     complain(&results)
 }
 
-/// Says how many rows there are of each state; a method without a case is an error.
+/// Says what fails; a method without a case is an error.
 fn complain(results: &Results) -> Result<()> {
     let mut uncovered = BTreeSet::new();
     for (version, rows) in results {
-        say(&format!("{version:>8}  {}", page::figures(rows)));
         for row in rows.iter().filter(|row| row.state == State::Fails) {
-            say(&format!("          {}: {}", row.title(), row.message));
+            say(&format!("{version:>8}  {}: {}", row.title(), row.message));
         }
         let lacking = rows.iter().filter(|row| row.state == State::Uncovered);
         uncovered.extend(lacking.map(Row::title));
@@ -130,6 +129,9 @@ fn drive(root: &Path, versions: &[&str], arguments: &[&str]) -> Result<Results> 
                     let rows =
                         sdk::ensure(root, version).and_then(|sdk| driver.rows(version, &sdk));
                     let rows = rows.with_context(|| format!("drive the SDK {version}"));
+                    let figures =
+                        rows.as_deref().map_or_else(|_| "was not driven".to_owned(), page::figures);
+                    say(&format!("{version:>8}  {figures}"));
                     results.lock().expect("no thread panics with the lock").push((version, rows));
                 }
             });
