@@ -221,7 +221,7 @@ def audit(world, call):
 @covers("RestClient.get_billing_usage", "AdminClient.get_billing_usage")
 def billing(world, call):
     world.sample(world.sampler)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.timezone.utc).replace(minute=0, second=0, microsecond=0)
     span = [now - datetime.timedelta(hours=2), now + datetime.timedelta(hours=2)]
     events = call(admin(call.owner, world), *span).data
     trained = [event for event in events if event.event_info.type == "training"]

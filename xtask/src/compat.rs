@@ -63,13 +63,15 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
 pub(crate) fn check(root: &Path) -> Result<()> {
     let page = Page::read(&root.join(PAGE))?;
     let results = drive(root, &CHECKED, &[])?;
-    let mut problems = Vec::new();
+    let mut problems = lacking(&results, &CHECKED);
     for (version, rows) in &results {
         problems.extend(page.differences(version, rows));
     }
     let others: Vec<&str> =
         PINNED.into_iter().filter(|version| !CHECKED.contains(version)).collect();
-    for (version, rows) in &drive(root, &others, &["--list"])? {
+    let listed = drive(root, &others, &["--list"])?;
+    problems.extend(lacking(&listed, &others));
+    for (version, rows) in &listed {
         problems.extend(page.missing(version, rows));
     }
     ensure!(
@@ -88,24 +90,31 @@ fn write(root: &Path, versions: &[&str]) -> Result<()> {
     let page = Page::new(&results, &PINNED, kept);
     page.write(&path)?;
     say(&format!("wrote {PAGE}"));
-    complain(&results)
+    complain(&results, versions)
 }
 
 fn tell(root: &Path, versions: &[&str]) -> Result<()> {
     let results = drive(root, versions, &[])?;
-    complain(&results)
+    complain(&results, versions)
 }
 
-/// Says what fails; a method without a case is an error.
-fn complain(results: &Results) -> Result<()> {
+fn lacking(results: &Results, versions: &[&str]) -> Vec<String> {
+    let lacking = versions.iter().filter(|version| !results.contains_key(**version));
+    lacking.map(|version| format!("{version} was not driven")).collect()
+}
+
+/// Says what fails; a method without a case, or a version that was not driven, is an error.
+fn complain(results: &Results, versions: &[&str]) -> Result<()> {
     let mut uncovered = BTreeSet::new();
     for (version, rows) in results {
         for row in rows.iter().filter(|row| row.state == State::Fails) {
             say(&format!("{version:>8}  {}: {}", row.title(), row.message));
         }
-        let lacking = rows.iter().filter(|row| row.state == State::Uncovered);
-        uncovered.extend(lacking.map(Row::title));
+        let without = rows.iter().filter(|row| row.state == State::Uncovered);
+        uncovered.extend(without.map(Row::title));
     }
+    let lacking = lacking(results, versions);
+    ensure!(lacking.is_empty(), "drive every version: {}", lacking.join(", "));
     ensure!(
         uncovered.is_empty(),
         "find a case in e2e/compat for {}",
@@ -138,13 +147,18 @@ fn drive(root: &Path, versions: &[&str], arguments: &[&str]) -> Result<Results> 
         }
     });
     let results = results.into_inner().expect("no thread panics with the lock");
-    let results: Result<Results> =
-        results.into_iter().map(|(version, rows)| Ok((version.to_owned(), rows?))).collect();
-    let results = results?;
-    let failed = results.values().flatten().any(|row| row.state == State::Fails);
-    if failed {
+    let (driven, failed): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|(_, rows): &(&str, Result<_>)| rows.is_ok());
+    for (_, rows) in failed {
+        // The others are not lost with it; the lack of this one shows.
+        say(&format!("error: {:#}", rows.err().context("find an error")?));
+    }
+    let rows = |(version, rows): (&str, Result<Vec<Row>>)| Ok((version.to_owned(), rows?));
+    let results: Results = driven.into_iter().map(rows).collect::<Result<_>>()?;
+    let fails = results.values().flatten().any(|row| row.state == State::Fails);
+    if fails || results.len() < versions.len() {
         say(&format!("logs are in {}", folder.display()));
-    } else {
+    } else if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     Ok(results)
