@@ -32,6 +32,6 @@ pub use tinsmith_model::{
     peft::{self, Files},
 };
 pub use work::{
-    AdamParams, Datum, Failure, Output, Parts, PromptTargets, RunKey, SampleJob, SampleOutput,
-    SamplerKey, Sequence, Stats, Stop, StopReason, Ticket, Work,
+    AdamParams, Array, Datum, Failure, Output, Parts, PromptTargets, RunKey, SampleJob,
+    SampleOutput, SamplerKey, Sequence, Stats, Stop, StopReason, Ticket, Work,
 };

@@ -1,6 +1,6 @@
 //! What is asked of the engine, and what it answers.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use tinsmith_backend::Drawn;
 
@@ -62,6 +62,19 @@ pub struct Datum {
     /// The loss's other inputs by name, each `[n * per_row]`, those of a custom loss of whatever length it
     /// takes. Unknown names are ignored.
     pub values: BTreeMap<String, Vec<f32>>,
+    /// What a loss from outside reads, in its own order; losses of the registry do not look at it.
+    pub arrays: Vec<Array>,
+}
+
+/// An array of any shape, for a loss from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Whether the values are integers; else they are f32.
+    pub whole: bool,
+    /// Sizes of the dimensions; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// The values, row after row.
+    pub values: Arc<Vec<f64>>,
 }
 
 /// The constants of one optimizer step.

@@ -18,12 +18,20 @@ impl Tensor {
     /// # Errors
     /// The shape has another number of elements.
     pub fn new(dtype: Dtype, shape: Vec<usize>, mut data: Vec<f64>) -> Result<Self> {
+        round(dtype, &mut data);
+        Self::shared(dtype, shape, Arc::new(data))
+    }
+
+    /// The same of values that are elements of `dtype` already, without copying them.
+    ///
+    /// # Errors
+    /// The shape has another number of elements.
+    pub fn shared(dtype: Dtype, shape: Vec<usize>, data: Arc<Vec<f64>>) -> Result<Self> {
         if shape::elements(&shape) != data.len() {
             let message = format!("a tensor of shape {shape:?} has {} values", data.len());
             return Err(Error::Input(message));
         }
-        round(dtype, &mut data);
-        Ok(Self { dtype, shape, data: Arc::new(data) })
+        Ok(Self { dtype, shape, data })
     }
 
     /// The element type.

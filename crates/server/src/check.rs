@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result, short},
 };
 
+pub(crate) mod custom_loss;
 pub(crate) mod datums;
 pub(crate) mod prompt_scores;
 pub(crate) mod provenance;

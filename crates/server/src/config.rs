@@ -45,6 +45,12 @@ pub struct Config {
     /// Values of `target_tokens` in all datums of one `forward` or `forward_backward` request; those that a
     /// sparse tensor does not list count too, as they take memory.
     pub datum_cells_max: usize,
+    /// Bytes of a custom loss, as JSON.
+    pub custom_loss_bytes_max: usize,
+    /// Custom losses of one session.
+    pub custom_losses_per_session_max: u64,
+    /// What a custom loss may use up; of these, the sizes of its graph are looked at here.
+    pub custom_loss_limits: tinsmith_graph::Limits,
     /// Continuations of one prompt.
     pub num_samples_max: u32,
     /// Stop strings or stop tokens of one sample.

@@ -6,7 +6,8 @@ mod schema;
 use axum::http::Method;
 use serde_json::{Map, Value, json};
 use tinsmith_types::{
-    auth, checkpoints, futures, sampling, search, service, session, telemetry, training, weights,
+    auth, checkpoints, custom_losses, futures, sampling, search, service, session, telemetry,
+    training, weights,
 };
 
 use crate::negotiate::PROTOBUF;
@@ -27,6 +28,7 @@ const BODIES: &[(Method, &str, Schema)] = &[
     (Method::POST, "cancel_future", schema::of::<futures::CancelFutureRequest>),
     (Method::POST, "client/config", schema::of::<service::ClientConfigRequest>),
     (Method::POST, "client/dynamic_config", schema::of::<service::ClientConfigRequest>),
+    (Method::POST, "create_custom_loss", schema::of::<custom_losses::CreateCustomLossRequest>),
     (Method::POST, "create_model", schema::of::<training::CreateModelRequest>),
     (Method::POST, "create_sampling_session", schema::of::<sampling::CreateSamplingSessionRequest>),
     (Method::POST, "create_session", schema::of::<session::CreateSessionRequest>),

@@ -20,8 +20,8 @@ use crate::{
     error::Error,
     openapi, origin,
     routes::{
-        audit, billing, checkpoints, downloads, futures, runs, sampling, search, service, sessions,
-        telemetry, training, weights,
+        audit, billing, checkpoints, custom_losses, downloads, futures, runs, sampling, search,
+        service, sessions, telemetry, training, weights,
     },
     state::{App, Shared},
     trace,
@@ -116,6 +116,7 @@ fn table() -> Vec<Route> {
         post("/api/v1/forward", "logprobs and loss", training::forward),
         post("/api/v1/forward_backward", "logprobs, loss and gradients", training::forward_backward),
         post("/api/v1/optim_step", "apply the gathered gradients", training::optim_step),
+        post("/api/v1/create_custom_loss", "check and keep a loss that was traced to a graph", custom_losses::create),
         post("/api/v1/unload_model", "free a run's place in memory", training::unload_model),
 
         post("/api/v1/save_weights", "save a training checkpoint", weights::save_weights),

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod billing;
 pub(crate) mod checkpoints;
+pub(crate) mod custom_losses;
 pub(crate) mod downloads;
 pub(crate) mod futures;
 pub(crate) mod runs;

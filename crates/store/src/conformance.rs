@@ -13,6 +13,7 @@ use crate::{
 
 mod audit;
 mod checkpoints;
+mod custom_losses;
 mod faults;
 mod feeds;
 mod journal;

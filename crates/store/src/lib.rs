@@ -13,6 +13,7 @@ pub mod clock;
 mod config;
 #[cfg(test)]
 mod conformance;
+mod custom_losses;
 mod data_dir;
 mod error;
 mod feeds;

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fmt};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tinsmith_types::ids::{ModelId, RequestId, SamplingSessionId, SeqId, SessionId, TenantId};
+use tinsmith_types::ids::{
+    LossId, ModelId, RequestId, SamplingSessionId, SeqId, SessionId, TenantId,
+};
 
 use crate::SampleUsage;
 
@@ -457,6 +459,28 @@ pub struct NewSamplingSession {
     pub blob: Option<BlobId>,
     /// blake3 of what identifies the request; a retry must have the same.
     pub digest: Digest,
+}
+
+/// A client's loss to be made durable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewCustomLoss {
+    /// Its name, `<session>:loss:<n>`.
+    pub id: LossId,
+    /// The session that it belongs to.
+    pub session_id: SessionId,
+    /// What was sent, in its canonical encoding.
+    pub body: Bytes,
+    /// blake3 of what a retry must repeat.
+    pub digest: Digest,
+}
+
+/// A client's loss.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CustomLossRecord {
+    /// The session that it belongs to.
+    pub session_id: SessionId,
+    /// What was sent, in its canonical encoding.
+    pub body: Bytes,
 }
 
 /// A sampler.

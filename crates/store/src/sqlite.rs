@@ -18,6 +18,7 @@ use crate::{
 
 pub(crate) mod audit;
 pub(crate) mod checkpoints;
+pub(crate) mod custom_losses;
 pub(crate) mod ledger;
 pub(crate) mod readers;
 pub(crate) mod recordings;
@@ -31,13 +32,14 @@ pub(crate) mod writer;
 
 /// Older ones can lose a transaction when the log is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("sqlite/migrations/0001_initial.sql"),
     include_str!("sqlite/migrations/0002_clones.sql"),
     include_str!("sqlite/migrations/0003_admin.sql"),
     include_str!("sqlite/migrations/0004_root_secret.sql"),
     include_str!("sqlite/migrations/0005_copies.sql"),
     include_str!("sqlite/migrations/0006_recorded_samples.sql"),
+    include_str!("sqlite/migrations/0007_custom_losses.sql"),
 ];
 
 /// The transaction of a group, as one of its writes sees it.

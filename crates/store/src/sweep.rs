@@ -36,6 +36,7 @@ impl Store {
                 tx.drop_session_keys()?;
                 tx.drop_expired_checkpoints()?;
                 tx.drop_sample_blocks()?;
+                tx.drop_custom_losses(silent_before)?;
                 tx.drop_samplers(silent_before)
             },
             |_, ()| {},

@@ -51,6 +51,8 @@ ids! {
     SamplingSessionId;
     /// One sampled sequence.
     SequenceId;
+    /// One custom loss: `<session>:loss:<custom_loss_seq_id>`.
+    LossId;
 }
 
 impl ModelId {
@@ -71,6 +73,19 @@ impl SequenceId {
     /// The id of one of the sequences that a sample draws.
     pub fn of(request: &RequestId, index: usize) -> Self {
         Self(format!("{request}:{index}"))
+    }
+}
+
+impl LossId {
+    /// The id of a session's loss. Its request has the same one: the loss is there when it is answered.
+    pub fn of(session: &SessionId, custom_loss_seq_id: i64) -> Self {
+        Self(format!("{session}:loss:{custom_loss_seq_id}"))
+    }
+
+    /// The loss that a request made, where the id is one of such a request.
+    pub fn of_request(id: &RequestId) -> Option<Self> {
+        let (_, number) = id.0.rsplit_once(":loss:")?;
+        number.parse::<u32>().is_ok().then(|| Self(id.0.clone()))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod auth;
 pub mod billing;
 pub mod checkpoints;
+pub mod custom_losses;
 pub mod datum;
 mod defaults;
 pub mod error;

@@ -1,9 +1,9 @@
 //! The one bridge between wire types, which are permissive and stay, and the engine's, which are strict.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tinsmith_engine::{Backend, PromptTargets};
+use tinsmith_engine::{Array, Backend, PromptTargets};
 use tinsmith_store::{BlobId, CheckpointKind, Digest, NewCheckpoint};
 use tinsmith_types::{
     ids::ModelId,
@@ -135,6 +135,21 @@ pub(crate) fn floats(name: &str, tensor: &proto::Tensor) -> Result<Vec<f32>, Str
         }
     };
     expand(name, tensor, stored, 0.0)
+}
+
+/// A tensor of any shape; 0 where a sparse one lists nothing.
+pub(crate) fn array(name: &str, tensor: &proto::Tensor) -> Result<Array, String> {
+    let place = |error| format!("loss_fn_inputs.{name}: {error}");
+    let whole = tensor.dtype() == Dtype::Int64;
+    #[expect(clippy::cast_precision_loss, reason = "larger ones were refused at the door")]
+    let values: Vec<f64> = if whole {
+        let values = unpack_i64(tensor.stored()).map_err(place)?;
+        expand(name, tensor, values, 0)?.into_iter().map(|value| value as f64).collect()
+    } else {
+        floats(name, tensor)?.into_iter().map(f64::from).collect()
+    };
+    let shape = tensor.layout().map_err(place)?.shape;
+    Ok(Array { whole, shape, values: Arc::new(values) })
 }
 
 /// 1 where a sparse tensor lists a value, 0 elsewhere; `None` for a dense one.

@@ -9,6 +9,7 @@ use tinsmith_engine::Engine;
 use tinsmith_store::{Clock, Store};
 
 mod convert;
+mod custom_loss;
 mod finisher;
 mod handle;
 mod handlers;
@@ -40,6 +41,8 @@ pub struct Config {
     pub snapshot_after_replay: Duration,
     /// A run that has rested this long (wall-clock time) is snapshotted.
     pub snapshot_after_rest: Duration,
+    /// What a loss that a client sent may use up.
+    pub custom_loss_limits: tinsmith_graph::Limits,
     /// How long a stop may take before work in progress is left to replay (wall-clock time).
     pub stop_timeout: Duration,
 }

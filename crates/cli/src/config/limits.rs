@@ -14,6 +14,15 @@ pub(crate) const REQUESTS_BYTES: (usize, usize) = (BODY_BYTES_MAX * 3, 1536 << 2
 /// Of a request, as it is after decompression.
 const BODY_BYTES_MAX: usize = 64 << 20;
 
+/// A loss that a client sent, on one datum: matrices of all pairs of 2048 tokens fit, and about a second of work.
+const CUSTOM_LOSS: tinsmith_graph::Limits = tinsmith_graph::Limits {
+    nodes_max: 4096,
+    arguments_max: 65_536,
+    elements_max: 4 << 20,
+    bytes_max: 256 << 20,
+    steps_max: 500_000_000,
+};
+
 /// Limits of the store, which keeps results in half of the memory for requests.
 pub(crate) fn store(settings: &Settings, requests_bytes: usize) -> tinsmith_store::Config {
     tinsmith_store::Config {
@@ -67,6 +76,9 @@ pub(crate) fn server(
         datums_max: 100_000,
         datum_tokens_max: 4_000_000,
         datum_cells_max: 16 << 20,
+        custom_loss_bytes_max: 1 << 20,
+        custom_losses_per_session_max: 256,
+        custom_loss_limits: CUSTOM_LOSS,
         num_samples_max: 1024,
         stops_max: 64,
         topk_max: 1024,
@@ -93,6 +105,7 @@ pub(crate) fn worker(settings: &Settings, requests_bytes: usize) -> tinsmith_wor
         snapshot_after_bytes: 256 << 20,
         snapshot_after_replay: Duration::from_secs(5),
         snapshot_after_rest: Duration::from_secs(5),
+        custom_loss_limits: CUSTOM_LOSS,
         stop_timeout: Duration::from_secs(4),
     }
 }

@@ -20,7 +20,7 @@ pub trait SequenceLoss: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// What is wrong, for the caller to read; the request fails and leaves the run's gradient as it was.
-    /// Values, metrics and coefficients that are not finite are refused without the loss's doing.
+    /// Values and coefficients that are not finite are refused without the loss's doing.
     fn evaluate(
         &self,
         datum: &Datum,
@@ -160,7 +160,8 @@ impl DatumLoss<'_> {
     }
 }
 
-/// Refuses what is not finite, and metrics that nobody could add up.
+/// Refuses what would spoil the weights, and metrics that nobody could add up. Metrics may be anything: a mean of
+/// nothing is not a number.
 fn check(
     evaluation: &Evaluation,
     per_row: usize,
@@ -178,10 +179,7 @@ fn check(
         let (token, coefficient) = (at / per_row, coefficients[at]);
         return Err(format!("the loss's gradient is not finite at token {token}: {coefficient}"));
     }
-    for (name, value) in &evaluation.metrics {
-        if !value.is_finite() {
-            return Err(format!("the metric {name} is not finite: {value}"));
-        }
+    for (name, _) in &evaluation.metrics {
         if Reduction::of(name).is_none() {
             return Err(format!("the metric {name} does not end in :sum, :mean, :max or :min"));
         }

@@ -129,6 +129,7 @@ mod tests {
             targets: vec![2; tokens],
             per_row: 1,
             values: BTreeMap::new(),
+            arrays: Vec::new(),
         }
     }
 

@@ -79,6 +79,7 @@ impl Golden {
                 targets: targets[cells.clone()].to_vec(),
                 per_row,
                 values: values.iter().map(own).collect(),
+                arrays: Vec::new(),
             }
         };
         let datums = extents.map(one).collect();

@@ -249,6 +249,7 @@ pub(crate) fn datum(tokens: &[u32]) -> Datum {
         targets: tokens[1..].to_vec(),
         per_row: 1,
         values: BTreeMap::new(),
+        arrays: Vec::new(),
     }
 }
 

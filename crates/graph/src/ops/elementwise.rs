@@ -23,8 +23,10 @@ pub(super) const OPS: &[Op] = &[
     op("fmod", "input other", |call| both(call, &FMOD)),
     op("pow operator.pow", "input exponent", |call| arithmetic(call, &POW, python::pow)),
     op("float_power", "input exponent", float_power),
-    op("maximum fmax", "input other", |call| both(call, &MAX)),
-    op("minimum fmin", "input other", |call| both(call, &MIN)),
+    op("maximum", "input other", |call| both(call, &MAX)),
+    op("minimum", "input other", |call| both(call, &MIN)),
+    op("fmax", "input other", |call| both(call, &FMAX)),
+    op("fmin", "input other", |call| both(call, &FMIN)),
     op("atan2 arctan2", "input other", |call| both(call, &ATAN2)),
     op("hypot", "input other", |call| both(call, &HYPOT)),
     op("logaddexp", "input other", |call| both(call, &LOGADDEXP)),
@@ -71,6 +73,16 @@ pub(super) const MIN: Binary = Binary {
     typed: Typed::Same,
     f: lesser,
     partials: |x, y, _| if x == y { (0.5, 0.5) } else { first_if(x < y || x.is_nan()) },
+};
+const FMAX: Binary = Binary {
+    typed: Typed::Same,
+    f: f64::max,
+    partials: |x, y, _| first_if(x >= y || y.is_nan()),
+};
+const FMIN: Binary = Binary {
+    typed: Typed::Same,
+    f: f64::min,
+    partials: |x, y, _| first_if(x <= y || y.is_nan()),
 };
 const ATAN2: Binary = Binary {
     typed: Typed::Fractional,

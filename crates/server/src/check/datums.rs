@@ -1,5 +1,6 @@
 //! Checks of the datums of a `forward` or `forward_backward` request, before they cost a step.
 
+use tinsmith_graph::Input;
 use tinsmith_types::{
     proto::{
         Chunk, Datum, Dtype, ForwardBackwardRequest, Tensor, chunk,
@@ -10,7 +11,7 @@ use tinsmith_types::{
     training::LossConfigValue,
 };
 
-use crate::check::{Fault, ensure, provenance};
+use crate::check::{Fault, custom_loss, ensure, provenance};
 
 /// What a batch may be at most.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,7 @@ const SAMPLED: &[&str] = &["logprobs", "advantages"];
 const BOUNDS: &[&str] = &["clip_low_threshold", "clip_high_threshold"];
 
 /// The losses that this server has.
-const LOSSES: [Loss; 7] = [
+const LOSSES: [Loss; 8] = [
     Loss {
         name: "cross_entropy",
         required: &[],
@@ -83,19 +84,37 @@ const LOSSES: [Loss; 7] = [
         settings: &["kl_coeff", "clip_high_threshold"],
         candidates: false,
     },
+    Loss {
+        name: custom_loss::NAME,
+        required: &[],
+        optional: &[],
+        settings: &[custom_loss::LOSS_ID],
+        candidates: true,
+    },
 ];
 
-/// Checks a whole request; the fault names its place.
-pub(crate) fn batch(limits: &Limits, request: &ForwardBackwardRequest) -> Result<(), Fault> {
+/// Checks a whole request, with the inputs of its custom loss if that is what it asks for; the fault names
+/// its place.
+pub(crate) fn batch(
+    limits: &Limits,
+    custom: Option<&[Input]>,
+    request: &ForwardBackwardRequest,
+) -> Result<(), Fault> {
     let loss = loss(&request.loss_fn)?;
-    settings(loss, request)?;
+    if custom.is_none() {
+        settings(loss, request)?;
+    }
     ensure(!request.data.is_empty(), || "data is empty".to_owned())?;
     ensure(request.data.len() <= limits.datums_max, || {
         format!("data has {} datums; at most {} are taken", request.data.len(), limits.datums_max)
     })?;
     let (mut tokens, mut cells) = (0_usize, 0_usize);
     for (index, each) in request.data.iter().enumerate() {
-        let shape = datum(limits, loss, &format!("data[{index}]"), each)?;
+        let place = format!("data[{index}]");
+        let shape = datum(limits, loss, &place, each)?;
+        if let Some(inputs) = custom {
+            cells = cells.saturating_add(custom_loss::datum(inputs, &place, each)?);
+        }
         tokens += shape.tokens;
         ensure(tokens <= limits.tokens_max, || {
             format!("data has more than {} tokens in all", limits.tokens_max)
@@ -103,8 +122,8 @@ pub(crate) fn batch(limits: &Limits, request: &ForwardBackwardRequest) -> Result
         cells = cells.saturating_add(shape.tokens.saturating_mul(shape.candidates));
         ensure(cells <= limits.cells_max, || {
             format!(
-                "data[{index}].loss_fn_inputs.target_tokens: the data has more than {} target_tokens \
-                 in all, those that sparse tensors do not list included; send it in parts",
+                "{place}.loss_fn_inputs.target_tokens: the data has more than {} target_tokens in all, those \
+                 that sparse tensors do not list included; send it in parts",
                 limits.cells_max
             )
         })?;

@@ -27,6 +27,7 @@ use crate::{
     body,
     error::{Error, Result},
     negotiate,
+    routes::custom_losses,
     state::{Shared, Stopping, Tenant},
 };
 
@@ -42,6 +43,9 @@ pub(crate) async fn retrieve(
     let RetrieveFutureRequest { request_id: id, allow_metadata_only } = body.value.clone();
     // A poll waits long and holds nothing.
     drop(body);
+    if let Some(made) = custom_losses::result(&app, &tenant, &id).await? {
+        return Ok(made.into_response());
+    }
     let bytes_max = if allow_metadata_only { app.config.unannounced_bytes_max } else { usize::MAX };
     let peeked = tokio::select! {
         biased;

@@ -41,6 +41,7 @@ pub(crate) async fn client_config(_: body::Json<ClientConfigRequest>) -> Json<Cl
         parallel_fwdbwd_chunks: Some(true),
         proto_compress_fwdbwd: Some(true),
         sample_use_retrieve_futures: Some(true),
+        custom_loss_server_side: Some(true),
         sample_join_sampling_session: Some(true),
         ..ClientConfig::default()
     })

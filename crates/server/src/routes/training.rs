@@ -21,7 +21,7 @@ use tinsmith_types::{
 
 use crate::{
     body::{self, Plain, off_thread},
-    check::{self, Fault, datums, ensure, provenance},
+    check::{self, Fault, custom_loss, datums, ensure, provenance},
     error::{Error, Result},
     id,
     ordered::{self, Place, live_run_at},
@@ -201,7 +201,8 @@ async fn submit_batch(
     let place = Place { model_id: model_id.clone(), seq_id: request.order() };
     let kind =
         if request.forward_only { RequestKind::Forward } else { RequestKind::ForwardBackward };
-    let (_, model) = live_run_at(app, tenant, kind, place).await?;
+    let (run, model) = live_run_at(app, tenant, kind, place).await?;
+    let custom = custom_loss::find(app, tenant, &run, &request).await?;
     let limits = datums::Limits {
         vocab_size: model.vocab_size,
         context: model.training_context,
@@ -215,8 +216,20 @@ async fn submit_batch(
     }
     let admission = off_thread(size, move || {
         let seq_id = request.order();
-        let fault = datums::batch(&limits, &request).err();
-        Admission::new(model_id, seq_id, &QueuedRequest::from_proto(request), fault)
+        let (custom, fault) = match custom {
+            Ok(custom) => {
+                let inputs = custom.as_ref().map(|custom| &custom.inputs[..]);
+                let fault = datums::batch(&limits, inputs, &request).err();
+                (custom, fault)
+            }
+            Err(fault) => (None, Some(fault)),
+        };
+        let sent = QueuedRequest::from_proto(request);
+        let mut admission = Admission::new(model_id, seq_id, &sent, fault);
+        if let Some(custom) = custom {
+            admission.body = custom.put_into(sent).encode();
+        }
+        admission
     });
     Ok(submit(app, tenant, admission.await?).await?.into_response())
 }
@@ -237,7 +250,7 @@ async fn submit_with_provenance(
     // A retry repeats what the client sent, not what is looked up for it. Copies share their arrays.
     let sent = request.clone();
     let (digest, fault) = off_thread(size, move || {
-        let fault = datums::batch(&limits, &sent).err();
+        let fault = datums::batch(&limits, None, &sent).err();
         (digest(&QueuedRequest::from_proto(sent)), fault)
     })
     .await?;

@@ -1,6 +1,7 @@
 mod audit;
 mod billing;
 mod checkpoints;
+mod custom_losses;
 mod downloads;
 mod futures;
 mod provenance;

@@ -1,10 +1,10 @@
 //! Logprobs of datums and, unless forward-only, their gradients.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message as _;
-use tinsmith_engine::{Backend, Datum, Work};
+use tinsmith_engine::{Backend, Datum, LossChoice, Work};
 use tinsmith_store::{Digest, Failure};
 use tinsmith_types::{
     ids::ModelId,
@@ -13,6 +13,7 @@ use tinsmith_types::{
 
 use crate::{
     convert,
+    custom_loss::{self, CustomLoss},
     worker::{Worker, server_failure, user_failure},
 };
 
@@ -26,14 +27,20 @@ pub(crate) fn work<B: Backend>(
     forward_only: bool,
 ) -> Result<Work, Failure> {
     let run = worker.runs.get(id).ok_or_else(|| server_failure("the run is gone".to_owned()))?;
+    if request.loss_fn == custom_loss::NAME {
+        let loss = CustomLoss::of(request, worker.config.custom_loss_limits)?;
+        let read = |datum: &proto::Datum| {
+            let arrays = loss.arrays(datum)?;
+            Ok(Datum { arrays, ..read(datum, &[])? })
+        };
+        let datums = all(request, read)?;
+        let (loss, config) = (LossChoice::Custom(Arc::new(loss)), BTreeMap::new());
+        return Ok(Work::ForwardBackward { run: run.key, datums, loss, config, forward_only });
+    }
     let inputs: Vec<_> = tinsmith_engine::loss_inputs(&request.loss_fn)
         .map_err(|error| user_failure(error.to_string()))?
         .collect();
-    let mut datums = Vec::with_capacity(request.data.len());
-    for (index, datum) in request.data.iter().enumerate() {
-        let place = |message: String| user_failure(format!("data[{index}].{message}"));
-        datums.push(read(datum, &inputs).map_err(place)?);
-    }
+    let datums = all(request, |datum| read(datum, &inputs))?;
     Ok(Work::ForwardBackward {
         run: run.key,
         datums,
@@ -51,6 +58,17 @@ pub(crate) fn tokens(request: &ForwardBackwardRequest) -> u64 {
         Some(proto::chunk::Chunk::Image(_) | proto::chunk::Chunk::Dmel(_)) | None => 0,
     });
     tokens.sum::<usize>() as u64
+}
+
+/// All datums of a request; what is wrong with one names it.
+fn all(
+    request: &ForwardBackwardRequest,
+    read: impl Fn(&proto::Datum) -> Result<Datum, String>,
+) -> Result<Vec<Datum>, Failure> {
+    let one = |(index, datum)| {
+        read(datum).map_err(|message| user_failure(format!("data[{index}].{message}")))
+    };
+    request.data.iter().enumerate().map(one).collect()
 }
 
 /// A datum with the values that its loss reads; others may be anything.
@@ -73,7 +91,7 @@ fn read(datum: &proto::Datum, inputs: &[&str]) -> Result<Datum, String> {
     {
         values.insert(WEIGHTS.to_owned(), weights);
     }
-    Ok(Datum { tokens, targets, per_row, values })
+    Ok(Datum { tokens, targets, per_row, values, arrays: Vec::new() })
 }
 
 /// The newer map wins; older clients fill only the one that holds numbers.

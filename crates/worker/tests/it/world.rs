@@ -81,6 +81,13 @@ pub(crate) fn config() -> Config {
         snapshot_after_bytes: u64::MAX,
         snapshot_after_replay: Duration::MAX,
         snapshot_after_rest: Duration::MAX,
+        custom_loss_limits: tinsmith_graph::Limits {
+            nodes_max: 100,
+            arguments_max: 1000,
+            elements_max: 10_000,
+            bytes_max: 1 << 20,
+            steps_max: 100_000,
+        },
         stop_timeout: Duration::from_secs(10),
     }
 }

@@ -158,6 +158,7 @@ impl Subject {
             targets: tokens[1..].to_vec(),
             per_row: 1,
             values: BTreeMap::from([("weights".to_owned(), vec![1.0; length])]),
+            arrays: Vec::new(),
         }
     }
 

@@ -38,7 +38,6 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
     ("*/rest.search_sessions", "*method_not_allowed*", AWAITED),
     ("*/create_training_client_from_state_full", "*weights_access_token*", AWAITED),
     ("*/create_training_client_from_state_full", "POST get_info 404 *", AWAITED),
-    ("*/behaviour.loss.forward_backward_custom", "*is unknown*", AWAITED),
     ("*/cli.checkpoint_download_training", "* 404 *", AWAITED),
     (
         "*/save_weights_and_get_sampling_client.inflight",

@@ -39,7 +39,7 @@ EXPRESSIONS = [
     "torch.where(x > a, x, a)", "torch.where(x > 0, x * 2, 0.0)", "x.where(a > 0, a)", "torch.clamp(x, -0.5, 0.5)",
     "x.clamp(min=a)", "torch.clamp(x, max=v)", "x.clamp_min(0.1)", "x.clamp_max(0.1)", "torch.clip(x, 0.2, -0.2)",
     "torch.round(x, decimals=1)", "torch.logit(u * 0 + torch.sigmoid(x), eps=0.3)", "torch.isnan(x / 0.0)",
-    "torch.rsqrt(u + x * x)", "x.reciprocal()", "torch.minimum(x, x)", "torch.maximum(x, x.detach())",
+    "torch.rsqrt(u + x * x)", "x.reciprocal()", "torch.minimum(x, x)", "torch.fmax(x, torch.where(a > 0, a, float('nan')))", "torch.fmin(x, x)", "x.fmax(v)", "torch.maximum(x, x.detach())",
     # reductions
     "x.sum()", "x.sum(0)", "torch.sum(x, dim=1, keepdim=True)", "x.sum((0, 1))", "x.sum(dim=[-1])", "n.sum()",
     "x.sum(dtype=torch.float64)", "x.mean()", "torch.mean(x, 0)", "x.mean(-1, True)", "x.prod()", "x.prod(1)",

@@ -52,6 +52,7 @@ async fn root_lists_all_endpoints() {
     POST /api/v1/forward
     POST /api/v1/forward_backward
     POST /api/v1/optim_step
+    POST /api/v1/create_custom_loss
     POST /api/v1/unload_model
     POST /api/v1/save_weights
     POST /api/v1/save_weights_for_sampler
@@ -89,7 +90,7 @@ async fn root_lists_all_endpoints() {
 async fn client_flags() {
     let server = Server::without_worker();
     let body = json!({"sdk_version": "0.38.0"});
-    assert_snapshot!(server.post("client/config", body.clone()).await.line(), @r#"200 {"parallel_fwdbwd_chunks":true,"proto_compress_fwdbwd":true,"sample_join_sampling_session":true,"sample_use_retrieve_futures":true}"#);
+    assert_snapshot!(server.post("client/config", body.clone()).await.line(), @r#"200 {"custom_loss_server_side":true,"parallel_fwdbwd_chunks":true,"proto_compress_fwdbwd":true,"sample_join_sampling_session":true,"sample_use_retrieve_futures":true}"#);
     assert_snapshot!(server.post("client/dynamic_config", body).await.line(), @r#"200 {"sample_cancel_enabled":true}"#);
 }
 

@@ -10,7 +10,8 @@ use tinsmith_types::json::{self, Request};
 use tinsmith_types::proto;
 use tinsmith_types::queued::QueuedRequest;
 use tinsmith_types::{
-    checkpoints, futures, runs, sampling, service, session, telemetry, training, weights,
+    checkpoints, custom_losses, futures, runs, sampling, service, session, telemetry, training,
+    weights,
 };
 
 use super::{Result, has_all_of, round_trip};
@@ -90,6 +91,7 @@ pub(super) fn request(endpoint: &str) -> Option<Check> {
             queued("sample", body)?;
             read::<sampling::SampleRequest>(body)
         },
+        "POST create_custom_loss" => read::<custom_losses::CreateCustomLossRequest>,
         "POST create_sampling_session" => read::<sampling::CreateSamplingSessionRequest>,
         "POST retrieve_futures" => read::<futures::RetrieveFuturesRequest>,
         "POST join_sampling_session" => read::<sampling::JoinSamplingSessionRequest>,
@@ -171,6 +173,7 @@ fn result(poll: &str, json: &Value) -> Option<Check> {
         "UnloadModel" => round_trip::<training::UnloadModelResponse>,
         "SaveWeights" => round_trip::<weights::SaveWeightsResponse>,
         "SaveWeightsForSampler" => round_trip::<weights::SaveWeightsForSamplerResponse>,
+        "CreateCustomLoss" => round_trip::<custom_losses::CreateCustomLossResponse>,
         "SaveWeightsExternal" => round_trip::<weights::SaveWeightsExternalResponse>,
         "LoadWeights" => round_trip::<weights::LoadWeightsResponse>,
         "Sample" => round_trip::<sampling::SampleResponse>,

@@ -26,16 +26,12 @@ pub(super) const NO_TYPE: &[(&str, &str)] = &[
     ("POST auth/token request", KEYS),
     ("POST auth/token response", KEYS),
     ("POST cancel_future response", "clients do not look at it"),
-    ("POST create_custom_loss request", FLAG),
-    ("POST retrieve_future CreateCustomLoss response", FLAG),
     ("POST sessions/search request", ADMIN),
     ("POST sessions/search response", ADMIN),
     ("PUT sessions/*/project request", ADMIN),
 ];
 
 const ADMIN: &str = "account and session administration is not served";
-const FLAG: &str =
-    "clients use it only where the client configuration turns it on, and ours does not";
 const KEYS: &str = "keys are not exchanged for tokens, nor managed over HTTP";
 
 pub(super) const LEFT_OUT: &[LeftOut] = &[
