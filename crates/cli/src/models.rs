@@ -153,7 +153,9 @@ pub(crate) fn load(settings: &Settings, opened: Vec<Opened>) -> Result<Loaded> {
         let limits = planned.config;
         let decoder = Decoder::load(&mut device, &dir)
             .with_context(|| format!("load {}", offer.dir.display()))?;
-        let engine = Engine::new(device, decoder, end_tokens, Some(Arc::new(tokenizer)), limits)
+        let tokenizer = Arc::new(tokenizer);
+        let own = Some(Arc::clone(&tokenizer));
+        let engine = Engine::new(device, decoder, end_tokens, own, limits)
             .with_context(|| format!("start the engine of {}", offer.names[0]))?;
         for name in &offer.names {
             let tokenizer_id = settings.tokenizers.get(name).cloned();
@@ -168,6 +170,7 @@ pub(crate) fn load(settings: &Settings, opened: Vec<Opened>) -> Result<Loaded> {
                 kernel_set: kernel_set.clone(),
                 trainable: true,
                 sampleable: true,
+                tokenizer: Some(Arc::clone(&tokenizer)),
             });
         }
         models.push(tinsmith_worker::Model { digest, engine });

@@ -3,7 +3,10 @@
 //! Every byte that is held is paid for from one budget; what a body declares about its own size is
 //! never believed.
 
-use std::{io::Read, sync::Arc};
+use std::{
+    io::Read,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{
     body::{Body, BodyDataStream},
@@ -45,6 +48,20 @@ pub(crate) struct Hold {
     _permit: OwnedSemaphorePermit,
 }
 
+/// A body that was read before its request was passed on to the handler; the first to ask takes it.
+#[derive(Clone, Debug)]
+pub(crate) struct AlreadyRead(Arc<Mutex<Option<Result<Plain>>>>);
+
+impl AlreadyRead {
+    pub(crate) fn new(body: Result<Plain>) -> Self {
+        Self(Arc::new(Mutex::new(Some(body))))
+    }
+
+    fn take(&self) -> Option<Result<Plain>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// A decoded JSON body.
 #[derive(Debug)]
 pub(crate) struct Json<T> {
@@ -75,12 +92,21 @@ impl Plain {
         }
         Ok((json(app, path, self.bytes).await?, self.hold))
     }
+
+    /// A body that is made here, paid for as one that is read.
+    pub(crate) fn made(app: &Shared, bytes: Bytes, is_protobuf: bool) -> Result<Self> {
+        let hold = Hold { _permit: acquire(&app.body_budget, bytes.len())? };
+        Ok(Self { bytes, is_protobuf, hold })
+    }
 }
 
 impl FromRequest<Shared> for Plain {
     type Rejection = Error;
 
     async fn from_request(request: http::Request<Body>, app: &Shared) -> Result<Self> {
+        if let Some(read) = request.extensions().get::<AlreadyRead>().and_then(AlreadyRead::take) {
+            return read;
+        }
         let (parts, body) = request.into_parts();
         let is_protobuf = negotiate::sends_protobuf(&parts.headers);
         let is_zstd = is_zstd(&parts.headers)?;

@@ -1,5 +1,9 @@
 //! The base models that are offered, by the names that clients ask for.
 
+use std::sync::Arc;
+
+use tinsmith_tokenizer::Tokenizer;
+
 use crate::error::{Error, Result};
 
 /// All base models, one entry per offered name.
@@ -29,6 +33,8 @@ pub struct ModelEntry {
     pub kernel_set: String,
     pub trainable: bool,
     pub sampleable: bool,
+    /// For chats and texts that are to be made into tokens here; `None`: clients have to do it.
+    pub tokenizer: Option<Arc<Tokenizer>>,
 }
 
 impl Catalog {
@@ -89,6 +95,7 @@ mod tests {
             kernel_set: "f32.1".to_owned(),
             trainable: true,
             sampleable: true,
+            tokenizer: None,
         }
     }
 

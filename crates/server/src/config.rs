@@ -28,6 +28,10 @@ pub struct Config {
     /// Bytes of a result that is sent at once; of larger ones, clients that can do with it are told the size first,
     /// so that they download few at a time.
     pub unannounced_bytes_max: usize,
+    /// How long a poll of the Tinkerbell dialect is held; its clients ask every half second.
+    pub short_poll_wait_max: Duration,
+    /// How long a request of the Tinkerbell dialect is held that waits for its result. Later is answered 202.
+    pub sync_wait_max: Duration,
     /// How long open requests may take to end after the stop signal.
     pub drain_max: Duration,
     /// Downloads of checkpoints at one time; more wait for as long as a poll, then they are answered 429.
@@ -51,6 +55,10 @@ pub struct Config {
     pub custom_losses_per_session_max: u64,
     /// What a custom loss may use up; of these, the sizes of its graph are looked at here.
     pub custom_loss_limits: tinsmith_graph::Limits,
+    /// Messages of one chat that is trained on or answered.
+    pub chat_messages_max: usize,
+    /// Bytes of text that may be rendered to find out what is said in one chat.
+    pub chat_rendered_bytes_max: usize,
     /// Continuations of one prompt.
     pub num_samples_max: u32,
     /// Stop strings or stop tokens of one sample.

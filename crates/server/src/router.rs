@@ -21,7 +21,9 @@ use crate::{
     openapi, origin,
     routes::{
         audit, billing, checkpoints, custom_losses, downloads, futures, runs, sampling, search,
-        service, sessions, telemetry, training, weights,
+        service, sessions, telemetry,
+        tinkerbell::{self, Face, Operation, own, shared},
+        training, weights,
     },
     state::{App, Shared},
     trace,
@@ -89,6 +91,17 @@ fn delete<H: Handler<T, Shared>, T: 'static>(
     Route { method: Method::DELETE, path, about, handler: on(MethodFilter::DELETE, handler) }
 }
 
+/// An endpoint that the Tinkerbell dialect has, and maybe the official one too.
+fn tinker(path: &'static str, about: &'static str, handler: MethodRouter<Shared>) -> Route {
+    Route { method: Method::POST, path, about, handler }
+}
+
+/// An old name of one.
+fn legacy(path: &'static str, operation: Operation) -> Route {
+    let about = "old name of the endpoint in /api/v1 that does not wait";
+    tinker(path, about, tinkerbell::legacy(operation))
+}
+
 /// All endpoints.
 #[rustfmt::skip]
 fn table() -> Vec<Route> {
@@ -113,23 +126,23 @@ fn table() -> Vec<Route> {
 
         post("/api/v1/create_model", "create a training run", training::create_model),
         post("/api/v1/get_info", "base model, tokenizer and LoRA of a run", runs::get_info),
-        post("/api/v1/forward", "logprobs and loss", training::forward),
-        post("/api/v1/forward_backward", "logprobs, loss and gradients", training::forward_backward),
-        post("/api/v1/optim_step", "apply the gathered gradients", training::optim_step),
+        tinker("/api/v1/forward", "logprobs and loss", shared(Operation::Forward, training::forward)),
+        tinker("/api/v1/forward_backward", "logprobs, loss and gradients", shared(Operation::ForwardBackward, training::forward_backward)),
+        tinker("/api/v1/optim_step", "apply the gathered gradients", shared(Operation::OptimStep, training::optim_step)),
         post("/api/v1/create_custom_loss", "check and keep a loss that was traced to a graph", custom_losses::create),
         post("/api/v1/unload_model", "free a run's place in memory", training::unload_model),
 
-        post("/api/v1/save_weights", "save a training checkpoint", weights::save_weights),
-        post("/api/v1/save_weights_for_sampler", "save weights to sample from", weights::save_weights_for_sampler),
+        tinker("/api/v1/save_weights", "save a training checkpoint", shared(Operation::SaveWeights, weights::save_weights)),
+        tinker("/api/v1/save_weights_for_sampler", "save weights to sample from", shared(Operation::SaveWeightsForSampler, weights::save_weights_for_sampler)),
         post("/api/v1/save_weights_external", "save files for other programs, in PEFT's layout", weights::save_weights_external),
-        post("/api/v1/load_weights", "load a checkpoint into a run, or create a run from it", weights::load_weights),
+        tinker("/api/v1/load_weights", "load a checkpoint into a run, or create a run from it", shared(Operation::LoadWeights, weights::load_weights)),
         post("/api/v1/copy_weights", "give a checkpoint a second name, in a run of its own", weights::copy_weights),
         post("/api/v1/weights_info", "base model and LoRA of a checkpoint", weights::weights_info),
 
         post("/api/v1/create_sampling_session", "open a sampler", sampling::create_session),
         post("/api/v1/join_sampling_session", "a number for another client of a sampler", sampling::join_session),
         get("/api/v1/samplers/{sampler_id}", "what a sampler samples from", sampling::get_sampler),
-        post("/api/v1/asample", "sample from a sampler", sampling::asample),
+        tinker("/api/v1/asample", "sample from a sampler", shared(Operation::Sample, sampling::asample)),
 
         post("/api/v1/retrieve_future", "wait for a result", futures::retrieve),
         post("/api/v1/retrieve_futures", "wait for any of a client's samples", futures::retrieve_many),
@@ -152,6 +165,35 @@ fn table() -> Vec<Route> {
         get("/api/v1/audit", "what was made, read, changed and deleted, and by whom", audit::list),
         get("/api/v1/billing/usage/events", "what was used, by the hour", billing::usage),
         get("/api/v1/billing/usage/checkpoints/current", "checkpoints that are kept, by project", billing::storage),
+
+        tinker("/api/v1/forward_async", "logprobs and loss of chats, later", own(Operation::Forward, Face::Async)),
+        tinker("/api/v1/forward_backward_async", "the same and gradients, later", own(Operation::ForwardBackward, Face::Async)),
+        tinker("/api/v1/optim_step_async", "apply the gathered gradients, later", own(Operation::OptimStep, Face::Async)),
+        tinker("/api/v1/add_lora", "create a training run and wait for it", own(Operation::AddLora, Face::Sync)),
+        tinker("/api/v1/add_lora_async", "create a training run, later", own(Operation::AddLora, Face::Async)),
+        tinker("/api/v1/remove_lora", "remove a training run and wait for it", own(Operation::RemoveLora, Face::Sync)),
+        tinker("/api/v1/remove_lora_async", "remove a training run, later", own(Operation::RemoveLora, Face::Async)),
+        tinker("/api/v1/load_weights_async", "load a checkpoint into a run, later", own(Operation::LoadWeights, Face::Async)),
+        tinker("/api/v1/save_weights_async", "save a training checkpoint, later", own(Operation::SaveWeights, Face::Async)),
+        tinker("/api/v1/save_weights_for_sampler_async", "save weights to sample from, later", own(Operation::SaveWeightsForSampler, Face::Async)),
+        tinker("/api/v1/sample", "sample from a run, a checkpoint or a base model, and wait", own(Operation::Sample, Face::Sync)),
+        post("/retrieve_future", "a result (200), or that there is none yet (202)", tinkerbell::retrieve),
+        legacy("/fwd", Operation::Forward),
+        legacy("/fwdbwd", Operation::ForwardBackward),
+        legacy("/optim_step", Operation::OptimStep),
+        legacy("/add_lora", Operation::AddLora),
+        legacy("/remove_lora", Operation::RemoveLora),
+        legacy("/load_weights", Operation::LoadWeights),
+        legacy("/save_weights", Operation::SaveWeights),
+        legacy("/save_weights_for_sampler", Operation::SaveWeightsForSampler),
+        get("/healthz", "the process is alive", service::healthz),
+        get("/get_server_capabilities", "base models that are offered", service::capabilities),
+        post("/get_info", "base model, tokenizer and LoRA of a run", runs::get_info),
+        get("/list_loss_functions", "names of the losses", tinkerbell::loss_functions),
+        get("/api/v1/list_loss_functions", "names of the losses", tinkerbell::loss_functions),
+        post("/register_custom_loss", "refused: pickles are programs", tinkerbell::register_custom_loss),
+        post("/api/v1/register_custom_loss", "refused: pickles are programs", tinkerbell::register_custom_loss),
+        get("/favicon.ico", "there is none", tinkerbell::favicon),
     ]
 }
 

@@ -12,5 +12,6 @@ pub(crate) mod search;
 pub(crate) mod service;
 pub(crate) mod sessions;
 pub(crate) mod telemetry;
+pub(crate) mod tinkerbell;
 pub(crate) mod training;
 pub(crate) mod weights;

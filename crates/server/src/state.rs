@@ -16,6 +16,7 @@ use crate::{
     catalog::Catalog,
     config::Config,
     error::{Error, Result, short},
+    routes::tinkerbell::Drawing,
 };
 
 /// Renders all metrics in Prometheus' text format.
@@ -35,6 +36,7 @@ pub(crate) struct App {
     pub(crate) body_budget: Arc<Semaphore>,
     /// One permit for each download that may run.
     pub(crate) downloads: Arc<Semaphore>,
+    pub(crate) drawing: Drawing,
     unknown_fields: Mutex<BTreeSet<(String, String)>>,
     /// Since when lines of clients' telemetry are counted, and how many there were.
     telemetry_lines: Mutex<(Duration, u32)>,
@@ -65,6 +67,7 @@ impl App {
             render_metrics,
             body_budget,
             downloads,
+            drawing: Drawing::default(),
             unknown_fields,
             telemetry_lines,
         }

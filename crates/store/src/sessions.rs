@@ -12,7 +12,7 @@ use tinsmith_types::ids::{ModelId, SamplingSessionId, SequenceId, SessionId, Ten
 
 use crate::{
     Error, NewSession, RecordedSequence, Result, SessionRecord, Store,
-    sqlite::{self, recordings, sessions},
+    sqlite::{self, lasting, recordings, sessions},
 };
 
 /// The project of a session that names none.
@@ -165,6 +165,8 @@ struct Live {
     tenant: TenantId,
     last_heartbeat_at: Timestamp,
     written: bool,
+    /// It never expires.
+    lasting: bool,
 }
 
 impl LiveSessions {
@@ -173,6 +175,9 @@ impl LiveSessions {
         let live = Self::default();
         for (id, tenant, _) in sessions::unfinished(conn)? {
             live.insert(id, tenant, now);
+        }
+        for id in lasting::sessions(conn)? {
+            live.keep(&id);
         }
         Ok(live)
     }
@@ -196,8 +201,20 @@ impl LiveSessions {
         }
     }
 
-    fn insert(&self, id: SessionId, tenant: TenantId, last_heartbeat_at: Timestamp) {
-        self.lock().entry(id).or_insert(Live { tenant, last_heartbeat_at, written: true });
+    pub(crate) fn insert(&self, id: SessionId, tenant: TenantId, last_heartbeat_at: Timestamp) {
+        self.lock().entry(id).or_insert(Live {
+            tenant,
+            last_heartbeat_at,
+            written: true,
+            lasting: false,
+        });
+    }
+
+    /// Lets a session never expire.
+    pub(crate) fn keep(&self, id: &SessionId) {
+        if let Some(live) = self.lock().get_mut(id) {
+            live.lasting = true;
+        }
     }
 
     pub(crate) fn remove(&self, id: &SessionId) {
@@ -220,7 +237,7 @@ impl LiveSessions {
 
     fn silent(&self, now: Timestamp, expiry: Duration) -> Vec<(TenantId, SessionId)> {
         let live = self.lock();
-        let expired = live.iter().filter(|(_, live)| {
+        let expired = live.iter().filter(|(_, live)| !live.lasting).filter(|(_, live)| {
             Duration::try_from(now.duration_since(live.last_heartbeat_at))
                 .is_ok_and(|silence| silence >= expiry)
         });

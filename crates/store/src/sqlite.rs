@@ -19,6 +19,8 @@ use crate::{
 pub(crate) mod audit;
 pub(crate) mod checkpoints;
 pub(crate) mod custom_losses;
+pub(crate) mod kept_samples;
+pub(crate) mod lasting;
 pub(crate) mod ledger;
 pub(crate) mod readers;
 pub(crate) mod recordings;
@@ -32,7 +34,7 @@ pub(crate) mod writer;
 
 /// Older ones can lose a transaction when the log is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("sqlite/migrations/0001_initial.sql"),
     include_str!("sqlite/migrations/0002_clones.sql"),
     include_str!("sqlite/migrations/0003_admin.sql"),
@@ -40,6 +42,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("sqlite/migrations/0005_copies.sql"),
     include_str!("sqlite/migrations/0006_recorded_samples.sql"),
     include_str!("sqlite/migrations/0007_custom_losses.sql"),
+    include_str!("sqlite/migrations/0008_lasting.sql"),
 ];
 
 /// The transaction of a group, as one of its writes sees it.

@@ -15,6 +15,7 @@ impl Store {
         let config = &shared.config;
         self.sweep_sessions().await?;
         self.fail_gaps().await?;
+        self.sweep_kept_samples().await?;
         if let Some(before) = shared.clock.monotonic().checked_sub(config.sample_retention) {
             shared.index().samples.sweep(before);
         }

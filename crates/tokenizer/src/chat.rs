@@ -12,6 +12,7 @@ use crate::{Error, Result};
 
 pub(crate) mod files;
 mod python;
+pub(crate) mod said;
 
 use files::{Environments, describe};
 

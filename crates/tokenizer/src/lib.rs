@@ -3,12 +3,12 @@
 //! Reads the files of a Hugging Face model directory: `tokenizer.json`, and for chats
 //! `chat_template.jinja` or the `chat_template` of `tokenizer_config.json`.
 
-use std::{fmt, io, path::Path, path::PathBuf};
+use std::{collections::BTreeSet, fmt, io, path::Path, path::PathBuf};
 
 mod chat;
 mod incremental;
 
-pub use chat::{Chat, ChatEnd, ChatTemplate, Message};
+pub use chat::{Chat, ChatEnd, ChatTemplate, Message, said::Said};
 pub use incremental::IncrementalDecoder;
 pub use minijinja::Value;
 
@@ -58,6 +58,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     chat: Option<ChatTemplate>,
     end_token: Option<u32>,
+    /// Tokens that stand for no text, like the end of a turn.
+    special: BTreeSet<u32>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -74,14 +76,16 @@ impl Tokenizer {
             std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let inner = Self::parse(&bytes).map_err(|detail| Error::Parse { path, detail })?;
         let end_token = chat::files::end_token(dir)?.and_then(|text| inner.token_to_id(&text));
-        Ok(Self { inner, chat: ChatTemplate::open(dir)?, end_token })
+        let special = special(&inner);
+        Ok(Self { inner, chat: ChatTemplate::open(dir)?, end_token, special })
     }
 
     /// A tokenizer without chat template from the bytes of a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let inner = Self::parse(bytes)
             .map_err(|detail| Error::Parse { path: PathBuf::from("tokenizer.json"), detail })?;
-        Ok(Self { inner, chat: None, end_token: None })
+        let special = special(&inner);
+        Ok(Self { inner, chat: None, end_token: None, special })
     }
 
     fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
@@ -126,6 +130,11 @@ impl Tokenizer {
         self.end_token
     }
 
+    /// Whether a token is a special one, which text does not contain by itself.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special.contains(&token)
+    }
+
     /// Tokens that it knows, added ones included. The model's vocabulary may be padded beyond it.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -140,4 +149,16 @@ impl Tokenizer {
     pub fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>> {
         self.encode(&self.render_chat(chat)?, false)
     }
+
+    /// Tokens with their places in the text, in bytes.
+    pub(crate) fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
+        self.inner
+            .encode(text, false)
+            .map_err(|error| Error::Convert { action: "encode", detail: error.to_string() })
+    }
+}
+
+fn special(inner: &tokenizers::Tokenizer) -> BTreeSet<u32> {
+    let added = inner.get_added_tokens_decoder();
+    added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect()
 }

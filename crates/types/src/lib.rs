@@ -27,6 +27,7 @@ pub mod service;
 pub mod session;
 pub mod telemetry;
 pub mod tensor;
+pub mod tinkerbell;
 pub mod training;
 pub mod weights;
 

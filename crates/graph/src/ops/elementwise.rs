@@ -74,16 +74,10 @@ pub(super) const MIN: Binary = Binary {
     f: lesser,
     partials: |x, y, _| if x == y { (0.5, 0.5) } else { first_if(x < y || x.is_nan()) },
 };
-const FMAX: Binary = Binary {
-    typed: Typed::Same,
-    f: f64::max,
-    partials: |x, y, _| first_if(x >= y || y.is_nan()),
-};
-const FMIN: Binary = Binary {
-    typed: Typed::Same,
-    f: f64::min,
-    partials: |x, y, _| first_if(x <= y || y.is_nan()),
-};
+const FMAX: Binary =
+    Binary { typed: Typed::Same, f: f64::max, partials: |x, y, _| first_if(x >= y || y.is_nan()) };
+const FMIN: Binary =
+    Binary { typed: Typed::Same, f: f64::min, partials: |x, y, _| first_if(x <= y || y.is_nan()) };
 const ATAN2: Binary = Binary {
     typed: Typed::Fractional,
     f: libm::atan2,

@@ -93,6 +93,11 @@ const LOSSES: [Loss; 8] = [
     },
 ];
 
+/// The names of all losses.
+pub(crate) fn names() -> Vec<&'static str> {
+    LOSSES.iter().map(|loss| loss.name).collect()
+}
+
 /// Checks a whole request, with the inputs of its custom loss if that is what it asks for; the fault names
 /// its place.
 pub(crate) fn batch(
@@ -132,10 +137,10 @@ pub(crate) fn batch(
 }
 
 fn loss(name: &str) -> Result<&'static Loss, Fault> {
-    LOSSES.iter().find(|loss| loss.name == name).ok_or_else(|| {
-        let known: Vec<&str> = LOSSES.iter().map(|loss| loss.name).collect();
-        Fault(format!("loss_fn {name:?} is unknown; known: {}", known.join(", ")))
-    })
+    LOSSES
+        .iter()
+        .find(|loss| loss.name == name)
+        .ok_or_else(|| Fault(format!("loss_fn {name:?} is unknown; known: {}", names().join(", "))))
 }
 
 fn settings(loss: &Loss, request: &ForwardBackwardRequest) -> Result<(), Fault> {

@@ -27,7 +27,7 @@ use crate::{
     body,
     error::{Error, Result},
     negotiate,
-    routes::custom_losses,
+    routes::{custom_losses, tinkerbell},
     state::{Shared, Stopping, Tenant},
 };
 
@@ -41,6 +41,7 @@ pub(crate) async fn retrieve(
     body: body::Json<RetrieveFutureRequest>,
 ) -> Result<Response> {
     let RetrieveFutureRequest { request_id: id, allow_metadata_only } = body.value.clone();
+    let id = tinkerbell::official_id(&id);
     // A poll waits long and holds nothing.
     drop(body);
     if let Some(made) = custom_losses::result(&app, &tenant, &id).await? {
@@ -183,23 +184,28 @@ fn failed(failure: Failure) -> Response {
 
 /// The result in the form that is asked for. Stored are protobuf for what has it, JSON for the others.
 fn done(kind: RequestKind, result: Bytes, wants_protobuf: bool) -> Result<Response> {
-    let json = match kind {
-        RequestKind::Forward | RequestKind::ForwardBackward | RequestKind::Sample
-            if wants_protobuf =>
-        {
-            return Ok(([(header::CONTENT_TYPE, negotiate::PROTOBUF)], result).into_response());
-        }
-        RequestKind::Forward | RequestKind::ForwardBackward => forward_backward_json(&result)?,
-        RequestKind::Sample => sample_json(&result)?,
+    let has_protobuf =
+        matches!(kind, RequestKind::Forward | RequestKind::ForwardBackward | RequestKind::Sample);
+    if wants_protobuf && has_protobuf {
+        return Ok(([(header::CONTENT_TYPE, negotiate::PROTOBUF)], result).into_response());
+    }
+    let json = in_json(kind, result)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+/// A stored result as JSON.
+pub(crate) fn in_json(kind: RequestKind, result: Bytes) -> Result<Bytes> {
+    match kind {
+        RequestKind::Forward | RequestKind::ForwardBackward => forward_backward_json(&result),
+        RequestKind::Sample => sample_json(&result),
         RequestKind::CreateModel
         | RequestKind::LoadWeights
         | RequestKind::OptimStep
         | RequestKind::SaveWeights
         | RequestKind::SaveWeightsForSampler
         | RequestKind::SaveWeightsExternal
-        | RequestKind::UnloadModel => result,
-    };
-    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+        | RequestKind::UnloadModel => Ok(result),
+    }
 }
 
 fn forward_backward_json(result: &Bytes) -> Result<Bytes> {

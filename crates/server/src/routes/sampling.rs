@@ -15,6 +15,7 @@ use tinsmith_types::{
 
 use crate::{
     body,
+    catalog::ModelEntry,
     check::{self, sample::Limits},
     error::{Error, Result},
     id,
@@ -91,15 +92,7 @@ pub(crate) async fn asample(
     let session = app.store.sampling_session(&tenant, &id).await?;
     app.store.heartbeat(&tenant, &session.session_id).await?;
     let model = app.catalog.by_origin(&session.base_model, &session.base_digest)?;
-    let limits = Limits {
-        vocab_size: model.vocab_size,
-        context: model.context,
-        num_samples_max: app.config.num_samples_max,
-        stops_max: app.config.stops_max,
-        topk_max: app.config.topk_max,
-        logprobs_max: app.config.logprobs_max,
-    };
-    check::sample::sample(&limits, &request)?;
+    check::sample::sample(&limits(&app, model), &request)?;
     let (seq_id, num_samples) = (request.seq_id, request.num_samples);
     // A retry has no seed either: what is drawn is no part of what it must repeat.
     let digest = digest(&QueuedRequest::Sample(request.clone()));
@@ -112,6 +105,18 @@ pub(crate) async fn asample(
         request_id: submitted.request_id,
         model_id: None,
     }))
+}
+
+/// What a sample from a model may ask for.
+pub(crate) fn limits(app: &Shared, model: &ModelEntry) -> Limits {
+    Limits {
+        vocab_size: model.vocab_size,
+        context: model.context,
+        num_samples_max: app.config.num_samples_max,
+        stops_max: app.config.stops_max,
+        topk_max: app.config.topk_max,
+        logprobs_max: app.config.logprobs_max,
+    }
 }
 
 fn of_base_model(

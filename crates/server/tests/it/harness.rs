@@ -1,6 +1,11 @@
 //! A server in this process: router, store in a temporary directory, and a worker that makes results up.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -11,6 +16,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tinsmith_server::{Catalog, Config, ModelEntry, Priced, Prices};
 use tinsmith_store::{Store, SystemClock, clock::Clock};
+use tinsmith_tokenizer::Tokenizer;
 use tower::ServiceExt;
 
 pub(crate) struct Server {
@@ -58,6 +64,8 @@ pub(crate) fn config() -> Config {
         connections_max: 100,
         poll_wait_max: Duration::from_millis(50),
         unannounced_bytes_max: usize::MAX,
+        short_poll_wait_max: Duration::from_millis(50),
+        sync_wait_max: Duration::from_secs(10),
         drain_max: Duration::from_secs(10),
         downloads_max: 4,
         link_life: Duration::from_secs(3600),
@@ -75,6 +83,8 @@ pub(crate) fn config() -> Config {
             bytes_max: 1 << 20,
             steps_max: 10_000,
         },
+        chat_messages_max: 8,
+        chat_rendered_bytes_max: 1 << 20,
         num_samples_max: 64,
         stops_max: 16,
         topk_max: 20,
@@ -104,8 +114,19 @@ pub(crate) fn catalog() -> Catalog {
         kernel_set: "f32.1".to_owned(),
         trainable: true,
         sampleable: true,
+        tokenizer: Some(tokenizer()),
     };
     Catalog { models: vec![entry("nano"), entry("Qwen/Qwen3-8B")] }
+}
+
+/// That of the model that ships, read once.
+fn tokenizer() -> Arc<Tokenizer> {
+    static TOKENIZER: OnceLock<Arc<Tokenizer>> = OnceLock::new();
+    let open = || {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
+        Arc::new(Tokenizer::open(&dir).expect("it ships"))
+    };
+    Arc::clone(TOKENIZER.get_or_init(open))
 }
 
 fn store_config() -> tinsmith_store::Config {
@@ -148,8 +169,13 @@ impl Server {
 
     /// The same server with its worker.
     pub(crate) fn with_worker(mut self) -> Self {
-        self.worker = Some(tokio::spawn(crate::worker::run(self.store.clone())));
+        self.work();
         self
+    }
+
+    /// Lets the worker run.
+    pub(crate) fn work(&mut self) {
+        self.worker = Some(tokio::spawn(crate::worker::run(self.store.clone())));
     }
 
     /// A server whose queues are never worked on.
@@ -177,6 +203,7 @@ impl Server {
             worker.abort();
             drop(worker.await);
         }
+        self.store.close();
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
@@ -223,6 +250,15 @@ impl Server {
             request = request.header(*name, *value);
         }
         self.send(request.body(body.into()).unwrap()).await
+    }
+
+    /// Posts JSON to a whole path.
+    pub(crate) async fn post_to(&self, path: &str, headers: &[(&str, &str)], body: Value) -> Reply {
+        let mut request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(body.to_string())).unwrap()).await
     }
 
     /// Polls until there is a result.

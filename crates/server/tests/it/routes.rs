@@ -12,5 +12,6 @@ mod search;
 mod service;
 mod sessions;
 mod telemetry;
+mod tinkerbell;
 mod training;
 mod weights;

@@ -256,3 +256,110 @@ fn the_end_token_is_that_of_the_configuration() {
     assert_eq!(open(&[("tokenizer_config.json", r#"{"eos_token": "</s>"}"#)]).end_token(), None);
     assert_eq!(open(&[]).end_token(), None);
 }
+
+/// The tokens of a chat, those that the assistant says between brackets.
+fn shown_said(tokenizer: &Tokenizer, messages: &[Message]) -> String {
+    let said = tokenizer.encode_said(messages, 1 << 20).unwrap();
+    let whole = tokenizer.encode_chat(&Chat::new(messages, false)).unwrap();
+    assert_eq!(said.tokens, whole, "marking changes no token");
+    let mut text = String::new();
+    let mut piece = IncrementalDecoder::new();
+    let mut before = false;
+    for (token, is_said) in said.tokens.iter().zip(&said.is_said) {
+        if *is_said != before {
+            text.push(if *is_said { '[' } else { ']' });
+            before = *is_said;
+        }
+        piece.push(tokenizer, *token, &mut text).unwrap();
+    }
+    text
+}
+
+/// A byte-level tokenizer that knows these texts as special tokens, with one of the golden templates.
+fn with_special(template: &str, special: &[&str]) -> Tokenizer {
+    let mut tokenizer = byte_level();
+    let added = special.iter().zip(256..).map(|(content, id)| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    });
+    tokenizer["added_tokens"] = added.collect();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat");
+    let source = fs::read_to_string(golden.join(template).with_extension("jinja")).unwrap();
+    let dir = directory(&[
+        ("tokenizer.json", &tokenizer.to_string()),
+        ("chat_template.jinja", &source),
+        ("tokenizer_config.json", r#"{"bos_token": "<s>", "eos_token": "</s>"}"#),
+    ]);
+    Tokenizer::open(dir.path()).unwrap()
+}
+
+fn conversation() -> Vec<Message> {
+    vec![
+        Message::new("system", "Be kind."),
+        Message::new("user", "Tin?"),
+        Message::new("assistant", "  Tin, 世界.\n"),
+        Message::new("user", "Tin?"),
+        Message::new("assistant", "Tin?"),
+    ]
+}
+
+#[test]
+fn only_the_assistant_is_trained_in_the_manner_of_llama() {
+    let tokenizer = with_special("llama", &["<|head|>", "<|end_head|>", "<|turn|>", "<s>"]);
+    assert_eq!(
+        shown_said(&tokenizer, &conversation()),
+        "<s><|head|>system<|end_head|>\n\nToday is 1 Jan 2001.\nBe kind.<|turn|>\
+         <|head|>user<|end_head|>\n\nTin?<|turn|>\
+         <|head|>assistant<|end_head|>\n\n[Tin, 世界.<|turn|>]\
+         <|head|>user<|end_head|>\n\nTin?<|turn|>\
+         <|head|>assistant<|end_head|>\n\n[Tin?<|turn|>"
+    );
+}
+
+#[test]
+fn only_the_assistant_is_trained_in_the_manner_of_qwen() {
+    let tokenizer = with_special("qwen", &["<|open|>", "<|close|>"]);
+    // What the template writes before the last answer, the model has to write itself.
+    assert_eq!(
+        shown_said(&tokenizer, &conversation()),
+        "<|open|>system\nBe kind.<|close|>\n<|open|>user\nTin?<|close|>\n\
+         <|open|>assistant\n[  Tin, 世界.\n<|close|>]\n<|open|>user\nTin?<|close|>\n\
+         <|open|>assistant\n[<think>\n\n</think>\n\nTin?<|close|>]\n"
+    );
+    let thinking = [
+        Message::new("user", "a"),
+        Message::new("assistant", "<think>\nlet me\n</think>\n\nb"),
+        Message::new("user", "c"),
+        Message::new("assistant", "<think>\nsee\n</think>\n\nd"),
+        Message::new("user", "e"),
+    ];
+    assert_eq!(
+        shown_said(&tokenizer, &thinking),
+        "<|open|>user\na<|close|>\n<|open|>assistant\n[b<|close|>]\n<|open|>user\nc<|close|>\n\
+         <|open|>assistant\n[d<|close|>]\n<|open|>user\ne<|close|>\n",
+        "thoughts of earlier turns are not shown, and not trained"
+    );
+}
+
+#[test]
+fn only_the_assistant_is_trained_on_the_model_that_ships() {
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
+    let tokenizer = Tokenizer::open(&nano).unwrap();
+    let messages = [
+        Message::new("user", "hello hello"),
+        Message::new("assistant", "hello"),
+        Message::new("user", "hello"),
+        Message::new("assistant", ""),
+    ];
+    assert_eq!(
+        shown_said(&tokenizer, &messages),
+        "<|im_start|>user\nhello hello<|im_end|>\n<|im_start|>assistant\n[hello<|im_end|>]\n\
+         <|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n[<|im_end|>]\n"
+    );
+    let said = tokenizer.encode_said(&messages[..1], 0).unwrap();
+    assert!(said.is_said.iter().all(|is_said| !is_said), "nobody answers");
+    let error = tokenizer.encode_said(&messages, 100).unwrap_err().to_string();
+    assert!(error.contains("2 assistant messages, which is too long"), "{error}");
+}

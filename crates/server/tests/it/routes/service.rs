@@ -21,6 +21,7 @@ async fn metrics() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a line for each endpoint")]
 async fn root_lists_all_endpoints() {
     let server = Server::without_worker();
     let reply = server.get("/").await;
@@ -83,6 +84,34 @@ async fn root_lists_all_endpoints() {
     GET /api/v1/audit
     GET /api/v1/billing/usage/events
     GET /api/v1/billing/usage/checkpoints/current
+    POST /api/v1/forward_async
+    POST /api/v1/forward_backward_async
+    POST /api/v1/optim_step_async
+    POST /api/v1/add_lora
+    POST /api/v1/add_lora_async
+    POST /api/v1/remove_lora
+    POST /api/v1/remove_lora_async
+    POST /api/v1/load_weights_async
+    POST /api/v1/save_weights_async
+    POST /api/v1/save_weights_for_sampler_async
+    POST /api/v1/sample
+    POST /retrieve_future
+    POST /fwd
+    POST /fwdbwd
+    POST /optim_step
+    POST /add_lora
+    POST /remove_lora
+    POST /load_weights
+    POST /save_weights
+    POST /save_weights_for_sampler
+    GET /healthz
+    GET /get_server_capabilities
+    POST /get_info
+    GET /list_loss_functions
+    GET /api/v1/list_loss_functions
+    POST /register_custom_loss
+    POST /api/v1/register_custom_loss
+    GET /favicon.ico
     ");
 }
 
