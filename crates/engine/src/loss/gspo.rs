@@ -70,16 +70,14 @@ fn evaluate(terms: &Terms<'_>, coefficients: &mut [f64]) -> Evaluation {
             *coefficient = gradient * ratio * (mask(&term) / weight);
         }
     }
-    let mut metrics = vec![
-        ("tokens:sum".to_owned(), tokens),
-        ("kl_sampler_learner:sum".to_owned(), kl(terms)),
-        ("clipped_low_tokens:sum".to_owned(), low_tokens),
-        ("clipped_high_tokens:sum".to_owned(), high_tokens),
+    let metrics = [
+        ("tokens:sum", tokens),
+        ("ratio:max", if tokens > 0.0 { ratio } else { 0.0 }),
+        ("kl_sampler_learner:sum", kl(terms)),
+        ("clipped_low_tokens:sum", low_tokens),
+        ("clipped_high_tokens:sum", high_tokens),
     ];
-    if tokens > 0.0 {
-        metrics.push(("ratio:max".to_owned(), ratio));
-        metrics.push(("ratio:mean".to_owned(), ratio));
-    }
+    let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).to_vec();
     Evaluation { loss, metrics }
 }
 

@@ -203,3 +203,28 @@ fn a_loss_from_outside_refuses_datums_before_they_are_queued() {
     assert_eq!(message, "datum 1: the weight is refused");
     assert!(engine.is_idle());
 }
+
+/// A request's metrics have the same names whatever its datums are: clients add up those of its parts.
+#[test]
+fn a_batch_without_advantages_has_all_metrics() {
+    let metrics = |advantage: f32| {
+        let mut data = datums(1, 2);
+        for datum in &mut data {
+            let length = datum.tokens.len();
+            datum.values.insert("logprobs".to_owned(), vec![-1.0; length]);
+            datum.values.insert("advantages".to_owned(), vec![advantage; length]);
+        }
+        let work = Work::ForwardBackward {
+            run: RUN,
+            datums: data,
+            loss: "gspo".into(),
+            config: BTreeMap::new(),
+            forward_only: false,
+        };
+        scored(run_one(&mut ready(config()), work)).1
+    };
+    let (none, some) = (metrics(0.0), metrics(0.5));
+    assert!(none.keys().eq(some.keys()), "{none:?} {some:?}");
+    assert!(none.values().all(|value| *value == 0.0), "{none:?}");
+    assert!(some["tokens:sum"] > 0.0 && some["ratio:max"] > 0.0);
+}
