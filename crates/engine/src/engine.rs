@@ -210,6 +210,48 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
+    /// Makes a sampler from an adapter's files that shares nothing of what it computes, not even with samplers of the
+    /// same files.
+    ///
+    /// # Errors
+    /// Files that do not fit this base model, or no room.
+    pub fn create_own_sampler(
+        &mut self,
+        sampler: SamplerKey,
+        scope: &str,
+        files: &Files,
+    ) -> Result<()> {
+        self.sampling.check_new(&self.device, &self.config, sampler, None)?;
+        let Device { backend, decoder, .. } = &mut self.device;
+        let adapter = peft::read_adapter(backend, decoder.config(), files)?;
+        self.sampling.check_new(&self.device, &self.config, sampler, Some(adapter.spec()))?;
+        self.sampling.insert_own(&self.device, (sampler, scope), adapter);
+        Ok(())
+    }
+
+    /// Makes a sampler with the weights of another; they share nothing of what they compute.
+    ///
+    /// # Errors
+    /// The other is not resident, or there is no room.
+    pub fn join_sampler(
+        &mut self,
+        sampler: SamplerKey,
+        scope: &str,
+        other: SamplerKey,
+    ) -> Result<()> {
+        self.sampling.check_new(&self.device, &self.config, sampler, None)?;
+        self.sampling.insert_follower((sampler, scope), other)
+    }
+
+    /// Gives a sampler the weights of another, at once: its running sequences go on with them, on what was computed
+    /// with the old ones.
+    ///
+    /// # Errors
+    /// One of the two is not resident.
+    pub fn follow_sampler(&mut self, sampler: SamplerKey, other: SamplerKey) -> Result<()> {
+        self.sampling.follow(sampler, other)
+    }
+
     /// Frees a sampler; its jobs fail.
     pub fn drop_sampler(&mut self, sampler: SamplerKey) {
         self.sampling.remove(sampler, &mut self.done);

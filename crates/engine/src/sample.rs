@@ -38,7 +38,9 @@ use step::Scratch;
 /// All resident samplers and their jobs.
 #[derive(Debug)]
 pub(crate) struct Sampling<B: Backend> {
-    samplers: BTreeMap<SamplerKey, Sampler<B>>,
+    samplers: BTreeMap<SamplerKey, Sampler>,
+    /// Those that samplers name, by their numbers.
+    adapters: BTreeMap<u64, Resident<B>>,
     jobs: BTreeMap<u64, Job>,
     tickets: BTreeMap<Ticket, u64>,
     /// Number of the next job.
@@ -52,10 +54,10 @@ pub(crate) struct Sampling<B: Backend> {
     scratch: Scratch,
     /// Tokens of a block that is being named.
     block_tokens: Vec<u32>,
-    /// Number of the next adapter that nothing is known to equal.
+    /// Number of the next sampler that shares nothing, and of the next adapter.
     next_version: u64,
     pub(crate) prefix_hit_tokens: u64,
-    /// Planned bytes of all samplers.
+    /// Planned bytes of all adapters.
     pub(crate) bytes: usize,
     pub(crate) prefill_tokens: u64,
     pub(crate) decode_tokens: u64,
@@ -68,12 +70,18 @@ pub(crate) struct StopSource {
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
 }
 
-#[derive(Debug)]
-struct Sampler<B: Backend> {
+#[derive(Clone, Copy, Debug)]
+struct Sampler {
     /// `None`: the base model alone.
-    adapter: Option<Adapter<B>>,
-    /// What the names of its blocks begin with: its tenant and its weights.
+    adapter: Option<u64>,
+    /// What the names of its blocks begin with: its tenant and its weights, or nobody else's.
     root: Key,
+}
+
+/// An adapter, for one sampler or for several that follow one run.
+#[derive(Debug)]
+struct Resident<B: Backend> {
+    adapter: Adapter<B>,
     /// Planned.
     bytes: usize,
 }
@@ -87,6 +95,7 @@ impl<B: Backend> Sampling<B> {
         let cache = device.decoder.cache(&mut device.backend, config.kv_blocks)?;
         Ok(Self {
             samplers: BTreeMap::new(),
+            adapters: BTreeMap::new(),
             jobs: BTreeMap::new(),
             tickets: BTreeMap::new(),
             next_job: 0,
@@ -172,37 +181,77 @@ impl<B: Backend> Sampling<B> {
     ) {
         let version = files.map_or(Version::Base, |files| Version::Files(prefix::digest(files)));
         let root = prefix::root(scope, version);
-        self.insert(device, key, adapter, root);
+        let adapter = adapter.map(|adapter| self.keep(device, adapter));
+        self.samplers.insert(key, Sampler { adapter, root });
     }
 
-    /// Adds a sampler of the tenant `scope` whose adapter is in memory only.
+    /// Adds a sampler of the tenant `scope` that shares nothing of what is computed.
     pub(crate) fn insert_own(
         &mut self,
         device: &Device<B>,
         (key, scope): (SamplerKey, &str),
         adapter: Adapter<B>,
     ) {
-        let root = prefix::root(scope, Version::Own(self.next_version));
-        self.next_version += 1;
-        self.insert(device, key, Some(adapter), root);
+        let root = self.own_root(scope);
+        let adapter = Some(self.keep(device, adapter));
+        self.samplers.insert(key, Sampler { adapter, root });
     }
 
-    fn insert(
+    /// Adds a sampler of the tenant `scope` that has another's weights and shares nothing of what is computed.
+    pub(crate) fn insert_follower(
         &mut self,
-        device: &Device<B>,
-        key: SamplerKey,
-        adapter: Option<Adapter<B>>,
-        root: Key,
-    ) {
-        let bytes = adapter.as_ref().map_or(0, |adapter| device.sampler_bytes(adapter.spec()));
+        (key, scope): (SamplerKey, &str),
+        leader: SamplerKey,
+    ) -> Result<()> {
+        let adapter = self.sampler(leader)?.adapter;
+        let root = self.own_root(scope);
+        self.samplers.insert(key, Sampler { adapter, root });
+        Ok(())
+    }
+
+    /// Gives a sampler the weights of another; its sequences go on with what was computed of them.
+    pub(crate) fn follow(&mut self, key: SamplerKey, leader: SamplerKey) -> Result<()> {
+        let Sampler { root, .. } = self.sampler(key)?;
+        let Sampler { adapter, .. } = self.sampler(leader)?;
+        self.samplers.insert(key, Sampler { adapter, root });
+        self.drop_unnamed();
+        Ok(())
+    }
+
+    fn sampler(&self, key: SamplerKey) -> Result<Sampler> {
+        let missing = || Error::internal(format!("sampler {} is not resident", key.0));
+        self.samplers.get(&key).copied().ok_or_else(missing)
+    }
+
+    fn own_root(&mut self, scope: &str) -> Key {
+        self.next_version += 1;
+        prefix::root(scope, Version::Own(self.next_version))
+    }
+
+    fn keep(&mut self, device: &Device<B>, adapter: Adapter<B>) -> u64 {
+        let bytes = device.sampler_bytes(adapter.spec());
         self.bytes += bytes;
-        self.samplers.insert(key, Sampler { adapter, root, bytes });
+        self.next_version += 1;
+        self.adapters.insert(self.next_version, Resident { adapter, bytes });
+        self.next_version
+    }
+
+    /// Drops adapters that no sampler has any more.
+    fn drop_unnamed(&mut self) {
+        let Self { samplers, adapters, bytes, .. } = self;
+        adapters.retain(|number, resident| {
+            let named = samplers.values().any(|sampler| sampler.adapter == Some(*number));
+            if !named {
+                *bytes -= resident.bytes;
+            }
+            named
+        });
     }
 
     /// Frees a sampler and what was computed with it; its jobs fail.
     pub(crate) fn remove(&mut self, key: SamplerKey, done: &mut Vec<Finished>) {
-        let Some(Sampler { root, bytes, .. }) = self.samplers.remove(&key) else { return };
-        self.bytes -= bytes;
+        let Some(Sampler { root, .. }) = self.samplers.remove(&key) else { return };
+        self.drop_unnamed();
         let orphans: Vec<u64> = self
             .jobs
             .iter()
@@ -226,9 +275,7 @@ impl<B: Backend> Sampling<B> {
         (ticket, key): (Ticket, SamplerKey),
         request: SampleJob,
     ) -> Result<()> {
-        let Some(&Sampler { root, .. }) = self.samplers.get(&key) else {
-            return Err(Error::internal(format!("sampler {} is not resident", key.0)));
-        };
+        let Sampler { root, .. } = self.sampler(key)?;
         let limits = check::Limits {
             config,
             vocab_size: device.decoder.config().vocab_size,

@@ -3,13 +3,18 @@
 //! A client that is told 400 goes on with the next number and never repeats the refused one. The number
 //! is therefore written down as used: what follows would wait for it in vain.
 
+use std::{borrow::Cow, fmt};
+
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts},
     http,
 };
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{
+    Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
 use tinsmith_store::{self as store, Category, Failure, NewRequest, RequestKind, RunRecord};
 use tinsmith_types::{
     ids::{ModelId, SeqId, TenantId},
@@ -90,22 +95,59 @@ impl<T: Ordered + Send + 'static> FromRequest<Shared> for Json<T> {
 }
 
 /// The run of a request, and the request's number in it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Place {
     pub(crate) model_id: ModelId,
     pub(crate) seq_id: Option<SeqId>,
 }
 
 impl Place {
-    /// The place of a request whose other fields may be anything.
+    /// The place of a request whose other fields may be anything, and which may end in the middle.
     pub(crate) fn in_json(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok()
+        let mut found = Found::default();
+        // What stands before the fault counts, whatever it is.
+        drop((&mut found).deserialize(&mut serde_json::Deserializer::from_slice(body)));
+        Some(Self { model_id: found.model_id?, seq_id: found.seq_id })
     }
 
     /// The place of a `ForwardBackwardRequest`, which may be broken behind it.
     pub(crate) fn in_protobuf(body: &Bytes) -> Option<Self> {
         let (model_id, seq_id) = parts::place(body)?;
         Some(Self { model_id: ModelId(model_id), seq_id: Some(SeqId(seq_id)) })
+    }
+}
+
+/// What of a place has been read so far.
+#[derive(Default)]
+struct Found {
+    model_id: Option<ModelId>,
+    seq_id: Option<SeqId>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Found {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Found {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a request to a run")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            match &*key {
+                "model_id" => self.model_id = map.next_value()?,
+                "seq_id" => self.seq_id = map.next_value()?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -154,5 +196,34 @@ pub(crate) async fn refuse(
     match app.store.submit(tenant, new).await {
         Ok(_) | Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => error,
         Err(unmarked) => unmarked.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_before_the_fault() {
+        let place =
+            |seq_id: Option<i64>| Some(Place { model_id: "m".into(), seq_id: seq_id.map(SeqId) });
+        let cases = [
+            (r#"{"model_id":"m","seq_id":3,"path":"a"}"#, place(Some(3))),
+            (
+                r#"{"model_id":"m","seq_id":3,"forward_backward_input":{"data":[{"mod"#,
+                place(Some(3)),
+            ),
+            (r#"{"type":"x","seq_id":3,"model_id":"m"#, None),
+            (r#"{"seq_id":3,"model_id":"m","path":"a"#, place(Some(3))),
+            (r#"{"model_id":"m","seq_id":null}"#, place(None)),
+            (r#"{"model_id":"m","seq_id":"x"}"#, place(None)),
+            (r#"{"data":{"model_id":"other"},"model_id":"m""#, place(None)),
+            (r#"{"model_id":7,"seq_id":3}"#, None),
+            ("[]", None),
+            ("", None),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(Place::in_json(body.as_bytes()), expected, "{body}");
+        }
     }
 }

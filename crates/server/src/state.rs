@@ -1,15 +1,15 @@
 //! What all handlers share.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use tinsmith_store::{Store, clock::Clock};
-use tinsmith_types::ids::TenantId;
+use tinsmith_store::{NewSession, Store, clock::Clock};
+use tinsmith_types::ids::{SessionId, TenantId};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -40,12 +40,17 @@ pub(crate) struct App {
     unknown_fields: Mutex<BTreeSet<(String, String)>>,
     /// Since when lines of clients' telemetry are counted, and how many there were.
     telemetry_lines: Mutex<(Duration, u32)>,
+    /// Sessions of tenants that sample without one.
+    sampling_sessions: Mutex<BTreeMap<TenantId, SessionId>>,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Unknown fields that are remembered so that each is logged once; a hostile client could send any number.
 const UNKNOWN_FIELDS_MAX: usize = 1000;
+
+/// Tenants whose session for samples without one is remembered; forgotten all at once when there are more.
+const SAMPLING_SESSIONS_MAX: usize = 10_000;
 
 impl App {
     pub(crate) fn new(
@@ -57,7 +62,6 @@ impl App {
     ) -> Self {
         let body_budget = Arc::new(Semaphore::new(config.body_bytes_in_flight_max / 1024));
         let downloads = Arc::new(Semaphore::new(config.downloads_max));
-        let unknown_fields = Mutex::new(BTreeSet::new());
         let telemetry_lines = Mutex::new((clock.monotonic(), 0));
         Self {
             config,
@@ -68,7 +72,8 @@ impl App {
             body_budget,
             downloads,
             drawing: Drawing::default(),
-            unknown_fields,
+            unknown_fields: Mutex::default(),
+            sampling_sessions: Mutex::default(),
             telemetry_lines,
         }
     }
@@ -86,6 +91,34 @@ impl App {
             tracing::warn!(lines_max, "clients report more than is logged in a minute");
         }
         lines.1 <= lines_max
+    }
+
+    /// A session, kept alive, for a tenant that samples without one.
+    pub(crate) async fn sampling_session(&self, tenant: &TenantId) -> Result<SessionId> {
+        let known = self.lock_sampling_sessions().get(tenant).cloned();
+        if let Some(id) = known
+            && self.store.heartbeat(tenant, &id).await.is_ok()
+        {
+            return Ok(id);
+        }
+        let new = NewSession {
+            tags: vec!["samples-without-session".to_owned()],
+            user_metadata: serde_json::json!({}),
+            sdk_version: String::new(),
+            project_id: None,
+            display_name: None,
+        };
+        let id = self.store.create_session(tenant, new, None).await?.id;
+        let mut sessions = self.lock_sampling_sessions();
+        if sessions.len() >= SAMPLING_SESSIONS_MAX {
+            sessions.clear();
+        }
+        sessions.insert(tenant.clone(), id.clone());
+        Ok(id)
+    }
+
+    fn lock_sampling_sessions(&self) -> MutexGuard<'_, BTreeMap<TenantId, SessionId>> {
+        self.sampling_sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs a field that no known SDK sends there, the first time that it is seen.

@@ -6,7 +6,7 @@ use tinsmith_types::ids::RequestId;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    Category, Claimed, Completion, Effect, Error, Failure, Outcome, Result, Store,
+    Category, Claimed, Completion, Effect, Error, Failure, Outcome, Result, Shortage, Store,
     index::Taken,
     requests::not_found,
     sqlite::{self, ledger, requests},
@@ -62,6 +62,11 @@ impl Store {
     /// [`Self::cancelled_samples`].
     pub fn wants_sample(&self, id: &RequestId) -> bool {
         self.shared().index().samples.is_claimed(id)
+    }
+
+    /// Takes note of what waits for room, so that whoever waits for it hears why.
+    pub fn set_shortage(&self, shortage: Shortage) {
+        self.shared().index().shortage = shortage;
     }
 
     /// Ends requests, all of them in one commit, then wakes who waits for them. One that had ended

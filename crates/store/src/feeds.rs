@@ -4,7 +4,7 @@
 //! a feed is dropped nor when the server starts again. Nothing is dropped because one client has read it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -44,35 +44,42 @@ pub(crate) struct LostBlock {
 }
 
 /// All feeds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Feeds {
     last: u64,
     by_id: HashMap<FeedId, Feed>,
+    /// Feeds beyond this many are kept only as long as there is something to tell.
+    count_max: usize,
 }
 
 #[derive(Debug)]
 struct Feed {
     ended: BTreeMap<u64, RequestId>,
+    /// Those of `ended` that nothing is kept of. They go when a client has seen them.
+    gone: BTreeSet<u64>,
     wake: watch::Sender<()>,
     /// Whether what was lost with earlier starts stands in `ended`: it does once somebody has asked.
     complete: bool,
-    /// The last cursor of a lost sample, until the client has seen it.
+    /// The last cursor of a sample that an earlier start lost, until the client has seen it.
     lost: Option<u64>,
+    /// When somebody asked last, on the monotonic clock.
+    asked_at: Duration,
 }
 
 impl Feeds {
     /// Ends count from behind those of earlier starts.
-    pub(crate) fn after(last: u64) -> Self {
-        Self { last, by_id: HashMap::new() }
+    pub(crate) fn after(last: u64, count_max: usize) -> Self {
+        Self { last, by_id: HashMap::new(), count_max }
     }
 
     /// Takes up the end of a sample; its cursor.
     pub(crate) fn push(&mut self, id: FeedId, request: RequestId) -> u64 {
         self.last += 1;
-        let feed = self.by_id.entry(id).or_insert_with(Feed::new);
-        feed.ended.insert(self.last, request);
+        let at = self.last;
+        let feed = self.feed(id);
+        feed.ended.insert(at, request);
         feed.wake.send_replace(());
-        self.last
+        at
     }
 
     /// Forgets the end of a sample.
@@ -82,34 +89,50 @@ impl Feeds {
         }
     }
 
-    /// Whether somebody reads the feed, so that it tells of what is gone too.
+    /// Nothing is kept of a sample any more. Where somebody reads the feed, it goes on to tell of it: who asks for the
+    /// result hears that it is gone.
+    pub(crate) fn miss(&mut self, id: &FeedId, cursor: u64) {
+        let Some(feed) = self.by_id.get_mut(id) else { return };
+        if feed.complete {
+            feed.gone.insert(cursor);
+        } else {
+            feed.ended.remove(&cursor);
+        }
+    }
+
+    /// Whether the feed tells of what earlier starts lost.
     pub(crate) fn is_complete(&self, id: &FeedId) -> bool {
         self.by_id.get(id).is_some_and(|feed| feed.complete)
     }
 
     /// Takes up what was lost with earlier starts, once.
     pub(crate) fn complete(&mut self, id: &FeedId, lost: Vec<RequestId>) {
-        let feed = self.by_id.entry(id.clone()).or_insert_with(Feed::new);
+        let mut at = self.last;
+        let feed = self.feed(id.clone());
         if feed.complete {
             return;
         }
         feed.complete = true;
         for request in lost {
-            self.last += 1;
-            feed.ended.insert(self.last, request);
-            feed.lost = Some(self.last);
+            at += 1;
+            feed.ended.insert(at, request);
+            feed.gone.insert(at);
+            feed.lost = Some(at);
         }
         feed.wake.send_replace(());
+        self.last = at;
     }
 
-    /// Takes note of how far a client has read. True where it has now seen all that was lost.
-    pub(crate) fn seen(&mut self, id: &FeedId, cursor: u64) -> bool {
-        let Some(feed) = self.by_id.get_mut(id) else { return false };
-        let seen = cursor <= self.last && feed.lost.is_some_and(|lost| lost <= cursor);
-        if seen {
-            feed.lost = None;
+    /// Takes note of how far a client has read. True where it has now seen all that earlier starts lost.
+    pub(crate) fn seen(&mut self, id: &FeedId, cursor: u64, now: Duration) -> bool {
+        let is_known = cursor <= self.last;
+        let Some(feed) = self.by_id.get_mut(id).filter(|_| is_known) else { return false };
+        feed.asked_at = now;
+        let rest = feed.gone.split_off(&(cursor + 1));
+        for gone in std::mem::replace(&mut feed.gone, rest) {
+            feed.ended.remove(&gone);
         }
-        seen
+        feed.lost.take_if(|lost| *lost <= cursor).is_some()
     }
 
     /// What ended after `cursor`, at most `max`, and the cursor to go on from. One that is of no start so far,
@@ -129,18 +152,37 @@ impl Feeds {
 
     /// Changes with the next end.
     pub(crate) fn wait(&mut self, id: &FeedId) -> watch::Receiver<()> {
-        self.by_id.entry(id.clone()).or_insert_with(Feed::new).wake.subscribe()
+        self.feed(id.clone()).wake.subscribe()
     }
 
-    /// Drops feeds that have nothing to tell and nobody to tell it to.
-    pub(crate) fn tidy(&mut self) {
-        self.by_id.retain(|_, feed| !feed.ended.is_empty() || feed.wake.receiver_count() > 0);
+    /// Drops feeds that have nothing to tell, or that nobody has asked since `before` for what is gone, and nobody
+    /// to tell it to.
+    pub(crate) fn tidy(&mut self, before: Duration) {
+        self.by_id.retain(|_, feed| {
+            let forgotten = feed.asked_at <= before;
+            let tells = feed.ended.len() > if forgotten { feed.gone.len() } else { 0 };
+            tells || feed.wake.receiver_count() > 0
+        });
+    }
+
+    fn feed(&mut self, id: FeedId) -> &mut Feed {
+        if self.by_id.len() >= self.count_max && !self.by_id.contains_key(&id) {
+            self.tidy(Duration::ZERO);
+        }
+        self.by_id.entry(id).or_insert_with(Feed::new)
     }
 }
 
 impl Feed {
     fn new() -> Self {
-        Self { ended: BTreeMap::new(), wake: watch::Sender::new(()), complete: false, lost: None }
+        Self {
+            ended: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            wake: watch::Sender::new(()),
+            complete: false,
+            lost: None,
+            asked_at: Duration::ZERO,
+        }
     }
 }
 
@@ -170,7 +212,7 @@ impl Store {
             for request in &query.retrieved {
                 index.samples.retrieved(tenant, &id.sampler, request);
             }
-            index.samples.feeds.seen(&id, query.cursor)
+            index.samples.feeds.seen(&id, query.cursor, shared.clock.monotonic())
         };
         if seen {
             self.forget_lost(&id).await?;

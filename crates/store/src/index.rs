@@ -14,8 +14,8 @@ use tinsmith_types::ids::{ModelId, RequestId, SamplingSessionId, SeqId, TenantId
 use tokio::sync::watch;
 
 use crate::{
-    NewSample, Outcome, QueueState, RequestKind, Result, Retrieved, Submitted, Target,
-    feeds::BLOCK, samples::Samples,
+    NewSample, Outcome, QueueState, RequestKind, Result, Retrieved, Room, Shortage, Submitted,
+    Target, feeds::BLOCK, samples::Samples,
 };
 
 /// See the module.
@@ -32,6 +32,8 @@ pub(crate) struct Index {
     body_bytes: usize,
     cache_bytes_max: usize,
     results: Results,
+    /// What the worker finds no room for.
+    pub(crate) shortage: Shortage,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -117,6 +119,7 @@ impl Index {
             body_bytes: 0,
             cache_bytes_max,
             results: Results { bytes_max: cache_bytes_max, ..Results::default() },
+            shortage: Shortage::default(),
         }
     }
 
@@ -315,7 +318,12 @@ impl Index {
                 return Look::Foreign;
             }
             let done = pending.done.get_or_insert_with(|| watch::Sender::new(()));
-            return Look::Pending(QueueState::Active, done.subscribe());
+            let roomy = self.shortage.runs.as_ref();
+            let state = match roomy.is_none_or(|runs| runs.contains(&pending.model)) {
+                true => QueueState::Active,
+                false => QueueState::PausedCapacity(Room::Runs),
+            };
+            return Look::Pending(state, done.subscribe());
         }
         if let Some((owner, kind, outcome)) = self.results.get(id) {
             if owner != tenant {
@@ -328,7 +336,14 @@ impl Index {
             }
             return Look::Known(Retrieved::Finished { kind: *kind, outcome: outcome.clone() });
         }
-        self.samples.look(tenant, id, bytes_max)
+        let roomy = self.shortage.samples.as_ref();
+        let mut look = self.samples.look(tenant, id, bytes_max);
+        if let Look::Pending(state, _) = &mut look
+            && roomy.is_some_and(|samples| !samples.contains(id))
+        {
+            *state = QueueState::PausedCapacity(Room::Samplers);
+        }
+        look
     }
 
     fn take_of_run(&mut self, model: &ModelId) -> Option<Taken> {

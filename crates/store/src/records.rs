@@ -9,7 +9,7 @@ use tinsmith_types::ids::{
     LossId, ModelId, RequestId, SamplingSessionId, SeqId, SessionId, TenantId,
 };
 
-use crate::SampleUsage;
+use crate::{Room, SampleUsage};
 
 /// blake3 of a canonical encoding.
 pub type Digest = [u8; 32];
@@ -457,6 +457,8 @@ pub struct NewSamplingSession {
     pub model_path: Option<String>,
     /// The adapter that it samples with; `None`: the base model alone.
     pub blob: Option<BlobId>,
+    /// The run that it follows: its blob becomes that of all samplers which follow this run.
+    pub follows: Option<ModelId>,
     /// blake3 of what identifies the request; a retry must have the same.
     pub digest: Digest,
 }
@@ -498,8 +500,10 @@ pub struct SamplingSessionRecord {
     pub base_digest: String,
     /// The checkpoint that it was made from, if from one.
     pub model_path: Option<String>,
-    /// The adapter that it samples with; `None`: the base model alone.
+    /// The adapter that it samples with now; `None`: the base model alone.
     pub blob: Option<BlobId>,
+    /// The run that it follows: later saves of it give the sampler another blob.
+    pub follows: Option<ModelId>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -603,56 +607,13 @@ pub enum Retrieved {
     Gone,
 }
 
-/// What a poll finds that lets go of large results.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Peeked {
-    /// There is a result, and it is larger. It counts as not delivered.
-    Larger {
-        /// Bytes of the result.
-        bytes: usize,
-    },
-    /// Anything else.
-    Whole(Retrieved),
-}
-
-/// What a client asks of its feed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FeedQuery {
-    /// The sampler.
-    pub sampling_session_id: SamplingSessionId,
-    /// The client's number; 0 opened the sampler.
-    pub clone: i64,
-    /// Everything up to here has been seen; 0 at first.
-    pub cursor: u64,
-    /// Samples whose results have been received.
-    pub retrieved: Vec<RequestId>,
-}
-
-/// Samples that have ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FeedPage {
-    /// In the order of their ends.
-    pub ended: Vec<EndedSample>,
-    /// Where the next page begins.
-    pub cursor: u64,
-}
-
-/// A sample that has ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EndedSample {
-    /// To retrieve it with.
-    pub request_id: RequestId,
-    /// Bytes of the result; `None`: it failed, or is gone.
-    pub bytes: Option<usize>,
-}
-
 /// Why a request has not run yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum QueueState {
     /// It waits for its turn or runs.
     Active,
-    /// There is no room for its run at the moment.
-    PausedCapacity,
+    /// There is no room for its run or its sampler at the moment.
+    PausedCapacity(Room),
     /// Its owner has used up a limit.
     PausedRateLimit,
 }

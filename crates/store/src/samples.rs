@@ -101,7 +101,7 @@ impl Samples {
             finished: VecDeque::new(),
             delivered: VecDeque::new(),
             cancelled: Vec::new(),
-            feeds: Feeds::after(last),
+            feeds: Feeds::after(last, count_max),
             blocks: HashMap::new(),
             ended: Ended::default(),
         }
@@ -382,7 +382,7 @@ impl Samples {
         }
         let by_id = &self.by_id;
         self.delivered.retain(|id| by_id.contains_key(id));
-        self.feeds.tidy();
+        self.feeds.tidy(before);
     }
 
     fn make_room(&mut self, bytes: usize) -> bool {
@@ -413,8 +413,7 @@ impl Samples {
         false
     }
 
-    /// Drops a sample. Where it is `missed` and somebody reads its feed, that goes on to tell of it: who asks for
-    /// the result hears that it is gone.
+    /// Drops a sample; `missed`: though nobody may have received it.
     fn remove(&mut self, id: &RequestId, missed: bool) {
         let Some(sample) = self.by_id.remove(id) else { return };
         self.bytes -= sample.body.len();
@@ -424,7 +423,9 @@ impl Samples {
         let Some(seq) = sample.seq else { return };
         if let State::Finished { delivered, cursor: Some(cursor), .. } = sample.state {
             let feed = FeedId::of(&sample.session, seq);
-            if delivered || !missed || !self.feeds.is_complete(&feed) {
+            if missed && !delivered {
+                self.feeds.miss(&feed, cursor);
+            } else {
                 self.feeds.forget(&feed, cursor);
             }
         }

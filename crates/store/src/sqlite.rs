@@ -34,7 +34,7 @@ pub(crate) mod writer;
 
 /// Older ones can lose a transaction when the log is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("sqlite/migrations/0001_initial.sql"),
     include_str!("sqlite/migrations/0002_clones.sql"),
     include_str!("sqlite/migrations/0003_admin.sql"),
@@ -43,6 +43,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("sqlite/migrations/0006_recorded_samples.sql"),
     include_str!("sqlite/migrations/0007_custom_losses.sql"),
     include_str!("sqlite/migrations/0008_lasting.sql"),
+    include_str!("sqlite/migrations/0009_moving_weights.sql"),
 ];
 
 /// The transaction of a group, as one of its writes sees it.
@@ -204,7 +205,8 @@ pub(crate) fn is_referenced(conn: &Connection, blob: &BlobId) -> Result<bool> {
     let mut statement = conn.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM snapshots WHERE blob = ?1)
              OR EXISTS (SELECT 1 FROM checkpoints WHERE blob = ?1)
-             OR EXISTS (SELECT 1 FROM sampling_sessions WHERE blob = ?1)",
+             OR EXISTS (SELECT 1 FROM sampling_sessions WHERE blob = ?1)
+             OR EXISTS (SELECT 1 FROM moving_weights WHERE blob = ?1)",
     )?;
     Ok(statement.query_row([&blob.0], |row| row.get(0))?)
 }

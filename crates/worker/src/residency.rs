@@ -4,19 +4,18 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tinsmith_engine::{Backend, Files, LoraSpec, Parts, RunKey, SamplerKey};
+use tinsmith_engine::{Backend, Files, LoraSpec, Parts, RunKey};
 use tinsmith_store::{
     BlobId, CheckpointKind, Failure, JournalState, LoraRecord, Manifest, RunRecord,
 };
 use tinsmith_types::{
-    ids::{ModelId, SamplingSessionId, SeqId, TenantId},
+    ids::{ModelId, SeqId, TenantId},
     queued::QueuedRequest,
 };
 
 use crate::{
     finisher::{Finish, Staged, put_snapshot},
     run::{Item, Purpose, RUN_FILE, Run, Unsaved},
-    samplers::Sampler,
     worker::{Worker, corrupted_failure, engine_failure, server_failure, user_failure},
 };
 
@@ -264,64 +263,6 @@ impl<B: Backend> Worker<B> {
         self.models.iter().position(|model| model.digest == digest)
     }
 
-    /// Makes sure that a sampler is in memory.
-    pub(crate) fn ensure_sampler(
-        &mut self,
-        tenant: &TenantId,
-        id: &SamplingSessionId,
-    ) -> Result<Sampler, Failure> {
-        let now = self.clock.monotonic();
-        if let Some(sampler) = self.samplers.get_mut(id) {
-            sampler.used_at = now;
-            return Ok(*sampler);
-        }
-        let runtime = self.runtime.clone();
-        let store = self.store.clone();
-        let record = runtime
-            .block_on(store.sampling_session(tenant, id))
-            .map_err(|error| server_failure(error.to_string()))?;
-        let model = self.model_of(&record.base_digest).ok_or_else(|| {
-            user_failure(format!(
-                "the sampler's base model {} (digest {}) is not served: start the server with the same weights",
-                record.base_model, record.base_digest
-            ))
-        })?;
-        let files = match &record.blob {
-            Some(blob) => Some(plain(
-                runtime
-                    .block_on(store.blob(blob))
-                    .map_err(|error| server_failure(error.to_string()))?
-                    .1,
-            )),
-            None => None,
-        };
-        self.make_sampler_room();
-        let key = self.make_sampler(|worker, key| {
-            worker.models[model].engine.create_sampler(key, tenant.as_str(), files.as_ref())
-        })?;
-        Ok(self.keep_sampler(id.clone(), key, model))
-    }
-
-    /// Makes a sampler; drops samplers that rest, one after another, as long as its engine finds no room.
-    pub(crate) fn make_sampler(
-        &mut self,
-        make: impl Fn(&mut Self, SamplerKey) -> tinsmith_engine::Result<()>,
-    ) -> Result<SamplerKey, Failure> {
-        let key = SamplerKey(self.key());
-        loop {
-            match make(self, key) {
-                Ok(()) => return Ok(key),
-                Err(error @ tinsmith_engine::Error::Full { .. }) => {
-                    let Some(evicted) = self.samplers.evict() else {
-                        return Err(engine_failure(&error));
-                    };
-                    self.models[evicted.model].engine.drop_sampler(evicted.key);
-                }
-                Err(error) => return Err(engine_failure(&error)),
-            }
-        }
-    }
-
     /// Why a checkpoint cannot have this name, if it cannot. The store refuses it too, but later than the
     /// next optimizer step has to know how many requests failed.
     pub(crate) fn taken(&self, id: &ModelId, kind: CheckpointKind, name: &str) -> Option<Failure> {
@@ -332,39 +273,6 @@ impl<B: Backend> Worker<B> {
         let message =
             format!("a checkpoint named `{name}` exists already in {id}; choose another name");
         Some(user_failure(message))
-    }
-
-    /// Whether a sampler of that name was made before.
-    pub(crate) fn knows_sampler(&mut self, tenant: &TenantId, id: &SamplingSessionId) -> bool {
-        self.samplers.get_mut(id).is_some()
-            || self.runtime.block_on(self.store.sampling_session(tenant, id)).is_ok()
-    }
-
-    /// Whether this sampler, or a new one, can be in memory now; else one of those at work has to end first.
-    pub(crate) fn has_sampler_room(&self, id: Option<&SamplingSessionId>) -> bool {
-        self.samplers.len() < self.config.resident_samplers_max
-            || id.is_some_and(|id| self.samplers.contains(id))
-            || self.samplers.can_evict()
-    }
-
-    /// Drops samplers that rest, until one more has room.
-    pub(crate) fn make_sampler_room(&mut self) {
-        while self.samplers.len() >= self.config.resident_samplers_max {
-            let Some(evicted) = self.samplers.evict() else { break };
-            self.models[evicted.model].engine.drop_sampler(evicted.key);
-        }
-    }
-
-    /// Takes note of a sampler that an engine holds.
-    pub(crate) fn keep_sampler(
-        &mut self,
-        id: SamplingSessionId,
-        key: SamplerKey,
-        model: usize,
-    ) -> Sampler {
-        let sampler = Sampler { key, model, in_flight: 0, used_at: self.clock.monotonic() };
-        self.samplers.insert(id, sampler);
-        sampler
     }
 
     /// Whether so much work is unsaved that the run has to be snapshotted before it goes on.

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use tinsmith_engine::{Backend, Output, Ticket, Work};
 use tinsmith_store::{
-    Category, Claimed, Clock, Completion, Digest, Effect, Failure, Outcome, RequestKind, Store,
-    Target,
+    Category, Claimed, Clock, Completion, Digest, Effect, Failure, Outcome, RequestKind, Shortage,
+    Store, Target,
 };
 use tinsmith_types::{
     ids::{ModelId, RequestId, SamplingSessionId, TenantId},
@@ -62,6 +62,8 @@ pub(crate) struct Worker<B: Backend> {
     claimed_bytes: usize,
     next_key: u64,
     cared_at: Duration,
+    /// Whether the store was told that something waits for room.
+    is_short: bool,
 }
 
 /// Where results go on their way to the store.
@@ -113,6 +115,7 @@ impl<B: Backend> Worker<B> {
             claimed_bytes: 0,
             next_key: 0,
             cared_at: Duration::ZERO,
+            is_short: false,
         }
     }
 
@@ -132,6 +135,9 @@ impl<B: Backend> Worker<B> {
             }
             self.cancel();
             self.start_samples();
+            if self.is_short != (self.blocked.is_some() || !self.deferred.is_empty()) {
+                self.tell_shortage();
+            }
             self.advance();
             self.step();
             self.care(stats);
@@ -512,9 +518,23 @@ impl<B: Backend> Worker<B> {
             return;
         }
         self.cared_at = now;
+        if self.is_short {
+            self.tell_shortage();
+        }
         self.snapshot_resting();
         self.spill_beyond(self.config.resident_runs_max);
         self.publish(stats);
+    }
+
+    /// Tells the store what waits for room, for those who wait for its results.
+    fn tell_shortage(&mut self) {
+        let blocked = self.blocked.is_some();
+        let deferred = !self.deferred.is_empty();
+        self.is_short = blocked || deferred;
+        self.store.set_shortage(Shortage {
+            runs: blocked.then(|| self.runs.keys().cloned().collect()),
+            samples: deferred.then(|| self.tickets.keys().cloned().collect()),
+        });
     }
 
     fn publish(&mut self, stats: &Mutex<Stats>) {

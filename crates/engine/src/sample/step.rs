@@ -6,7 +6,7 @@ use tinsmith_backend::{ATTENTION_TILE, Ask, Backend, Drawn, PagedSequence, recyc
 use tinsmith_model::{batch::InferBatch, lora::Adapter};
 
 use super::{
-    Sampler, Sampling,
+    Resident, Sampler, Sampling,
     job::Job,
     scheduler::{Move, Plan, Scheduler, Segment, SequenceId},
 };
@@ -137,7 +137,8 @@ impl<B: Backend> Sampling<B> {
         let mut batch =
             InferBatch { tokens, sequences: mem::take(sequences), uses: recycle(mem::take(uses)) };
         list_paged(&self.scheduler, &plan.segments, &mut batch.sequences);
-        list_uses(&self.samplers, &self.jobs, &plan.segments, &mut batch.uses);
+        let adapters = (&self.samplers, &self.adapters);
+        list_uses(adapters, &self.jobs, &plan.segments, &mut batch.uses);
         decoder.infer(backend, workspace, &mut self.cache, &batch)?;
         answers.clear();
         if !reads.rows.is_empty() {
@@ -251,7 +252,7 @@ fn list_paged<'a>(
 
 /// Appends the rows of each adapter; the segments are grouped by sampler.
 fn list_uses<'a, B: Backend>(
-    samplers: &'a BTreeMap<SamplerKey, Sampler<B>>,
+    (samplers, adapters): (&BTreeMap<SamplerKey, Sampler>, &'a BTreeMap<u64, Resident<B>>),
     jobs: &BTreeMap<u64, Job>,
     segments: &[Segment],
     uses: &mut Vec<(Range<usize>, &'a Adapter<B>)>,
@@ -260,8 +261,8 @@ fn list_uses<'a, B: Backend>(
     let sampler_of = |segment: &Segment| jobs[&segment.sequence.job].sampler;
     for group in segments.chunk_by(|one, next| sampler_of(one) == sampler_of(next)) {
         let end = row + group.iter().map(|segment| segment.tokens).sum::<usize>();
-        if let Some(adapter) = &samplers[&sampler_of(&group[0])].adapter {
-            uses.push((row..end, adapter));
+        if let Some(number) = samplers[&sampler_of(&group[0])].adapter {
+            uses.push((row..end, &adapters[&number].adapter));
         }
         row = end;
     }

@@ -91,6 +91,57 @@ fn tenants_and_weights_find_only_their_own() {
 }
 
 #[test]
+fn a_sampler_follows_another_on_what_it_has_computed() {
+    let mut engine = base(config());
+    let run = RunKey(0);
+    engine.create_run(run, spec(4, 1)).unwrap();
+    let [old, new, joined, read] = [1, 2, 3, 4].map(SamplerKey);
+    train_a_little(&mut engine, run);
+    engine.snapshot_sampler(old, "a", run).unwrap();
+    let one = engine.stats().samplers_bytes;
+    let prompt = SplitMix64(7).tokens(20);
+    let before = draw(&mut engine, old, job(&prompt, 20));
+    assert_eq!(hit(&mut engine, old), 0);
+
+    train_a_little(&mut engine, run);
+    engine.snapshot_sampler(new, "a", run).unwrap();
+    let after = draw(&mut engine, new, job(&prompt, 20));
+    assert_ne!(bits(&after), bits(&before));
+    assert_eq!(engine.stats().samplers_bytes, 2 * one);
+    // In the middle of a sequence.
+    engine.submit(Ticket(1), sample(old, job(&SplitMix64(8).tokens(40), 60))).unwrap();
+    for _ in 0..20 {
+        assert!(engine.step().is_empty());
+    }
+    engine.follow_sampler(old, new).unwrap();
+    assert_eq!(engine.stats().samplers_bytes, one, "the old adapter has gone");
+    let mut done = Vec::new();
+    while done.is_empty() {
+        done = engine.step();
+    }
+    assert_eq!(sampled(done.pop().unwrap().1).sequences[0].tokens.len(), 60);
+    assert_eq!(bits(&draw(&mut engine, old, job(&prompt, 20))), bits(&after));
+    assert_eq!((hit(&mut engine, old), hit(&mut engine, new)), (96, 0), "each has its own cache");
+
+    engine.join_sampler(joined, "a", old).unwrap();
+    let files = engine.export_run(run, Parts::default(), "tiny").unwrap();
+    engine.create_own_sampler(read, "a", &files).unwrap();
+    for sampler in [joined, read] {
+        assert_eq!(bits(&draw(&mut engine, sampler, job(&prompt, 20))), bits(&after));
+        assert_eq!((hit(&mut engine, sampler), hit(&mut engine, sampler)), (0, 96));
+    }
+    // The weights stay as long as one of them does.
+    for sampler in [old, new] {
+        engine.drop_sampler(sampler);
+    }
+    assert_eq!(bits(&draw(&mut engine, joined, job(&prompt, 20))), bits(&after));
+    engine.drop_sampler(joined);
+    engine.drop_sampler(read);
+    assert_eq!(engine.stats().samplers_bytes, 0);
+    assert!(engine.follow_sampler(joined, read).is_err());
+}
+
+#[test]
 fn samples_of_a_long_prompt_share_it_and_copy_its_end() {
     let mut engine = base(config());
     let prompt = SplitMix64(5).tokens(10 * TILE + 7);

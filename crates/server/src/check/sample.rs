@@ -30,7 +30,7 @@ pub(crate) struct Limits {
 /// # Errors
 /// A 400 that names what is wrong or not supported.
 pub(crate) fn sample(limits: &Limits, request: &SampleRequest) -> Result<()> {
-    supported(request)?;
+    one_source(request)?;
     let samples = 1..=limits.num_samples_max;
     if !samples.contains(&request.num_samples) {
         return invalid(format!(
@@ -60,20 +60,14 @@ fn fits_context(limits: &Limits, prompt: usize, max_tokens: Option<u32>) -> Resu
     Ok(())
 }
 
-/// Refuses by name what would else be silently left out of the result.
-fn supported(request: &SampleRequest) -> Result<()> {
-    let asked_for = [
-        ("base_model", request.base_model.is_some()),
-        ("model_path", request.model_path.is_some()),
-    ];
-    match asked_for.iter().find(|(_, asked)| *asked) {
-        Some((name, _)) => {
-            let detail =
-                format!("{name} is not supported by this version of the server in asample");
-            Err(Error::invalid("unsupported", detail))
-        }
-        None => Ok(()),
+/// Refuses what would else be silently left out: a sampler has its weights.
+fn one_source(request: &SampleRequest) -> Result<()> {
+    let other = request.base_model.is_some() || request.model_path.is_some();
+    if other && request.sampling_session_id.is_some() {
+        let detail = "wants either sampling_session_id, or base_model or model_path";
+        return Err(Error::invalid("invalid_sample", detail));
     }
+    Ok(())
 }
 
 /// Checks the prompt and returns its tokens.

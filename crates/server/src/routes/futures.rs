@@ -13,6 +13,7 @@ use prost::Message;
 use serde::Serialize;
 use tinsmith_store::{
     Category, EndedSample, Failure, FeedQuery, Outcome, Peeked, QueueState, RequestKind, Retrieved,
+    Room,
 };
 use tinsmith_types::{
     futures::{
@@ -148,8 +149,12 @@ fn gone(id: &RequestId) -> String {
 fn pending(state: QueueState) -> Response {
     let (queue_state, reason) = match state {
         QueueState::Active => (futures::QueueState::Active, None),
-        QueueState::PausedCapacity => {
-            (futures::QueueState::PausedCapacity, Some("the server's memory is in use"))
+        QueueState::PausedCapacity(room) => {
+            let reason = match room {
+                Room::Runs => "all training runs that fit into the server's memory have work",
+                Room::Samplers => "all samplers that fit into the server's memory have work",
+            };
+            (futures::QueueState::PausedCapacity, Some(reason))
         }
         QueueState::PausedRateLimit => {
             (futures::QueueState::PausedRateLimit, Some("the tenant's share is used up"))

@@ -1,7 +1,7 @@
 //! Samplers and samples.
 
 use axum::{Json, extract::State};
-use tinsmith_store::{NewSample, NewSamplingSession};
+use tinsmith_store::{NewSample, NewSamplingSession, SamplingSessionRecord};
 use tinsmith_types::{
     futures::UntypedFuture,
     ids::{SamplingSessionId, TenantId},
@@ -85,12 +85,16 @@ pub(crate) async fn asample(
     body: body::Json<SampleRequest>,
 ) -> Result<Json<UntypedFuture>> {
     let mut request = body.value;
-    let Some(id) = request.sampling_session_id.clone() else {
-        let detail = "sampling_session_id is required; open one with create_sampling_session";
-        return Err(Error::invalid("sampling_session_required", detail));
+    let session = if let Some(id) = &request.sampling_session_id {
+        let session = app.store.sampling_session(&tenant, id).await?;
+        app.store.heartbeat(&tenant, &session.session_id).await?;
+        session
+    } else {
+        // Numbers count within a sampler, and this one is shared.
+        request.seq_id = None;
+        sampler_of(&app, &tenant, &request).await?
     };
-    let session = app.store.sampling_session(&tenant, &id).await?;
-    app.store.heartbeat(&tenant, &session.session_id).await?;
+    let id = session.id;
     let model = app.catalog.by_origin(&session.base_model, &session.base_digest)?;
     check::sample::sample(&limits(&app, model), &request)?;
     let (seq_id, num_samples) = (request.seq_id, request.num_samples);
@@ -119,6 +123,45 @@ pub(crate) fn limits(app: &Shared, model: &ModelEntry) -> Limits {
     }
 }
 
+/// The sampler of a sample that names none (SDKs up to 0.2.2), which all samples of the same weights share.
+async fn sampler_of(
+    app: &Shared,
+    tenant: &TenantId,
+    request: &SampleRequest,
+) -> Result<SamplingSessionRecord> {
+    let blob = match (&request.base_model, &request.model_path) {
+        (Some(_), None) => None,
+        (None, Some(path)) => Some(weights::find(app, tenant, &path.parse()?).await?.blob),
+        (None, None) | (Some(_), Some(_)) => {
+            let detail = "wants exactly one of sampling_session_id, base_model and model_path; \
+                create_sampling_session opens a sampling session";
+            return Err(Error::invalid("sampling_session_required", detail));
+        }
+    };
+    let what = (&request.base_model, &request.model_path, &blob);
+    let hash = blake3::hash(format!("{what:?}").as_bytes());
+    let number = hash.as_bytes()[..6].iter().fold(0, |number, byte| number << 8 | i64::from(*byte));
+    let session_id = app.sampling_session(tenant).await?;
+    let id = SamplingSessionId::of(&session_id, number);
+    match app.store.sampling_session(tenant, &id).await {
+        Err(tinsmith_store::Error::NotFound { .. }) => {}
+        found => return Ok(found?),
+    }
+    let request = CreateSamplingSessionRequest {
+        session_id,
+        sampling_session_seq_id: number,
+        base_model: request.base_model.clone(),
+        model_path: request.model_path.clone(),
+    };
+    let new = match (&request.base_model, &request.model_path) {
+        (Some(name), _) => of_base_model(app, &request, name)?,
+        (None, path) => {
+            of_checkpoint(app, tenant, &request, path.as_deref().unwrap_or_default()).await?
+        }
+    };
+    Ok(app.store.create_sampling_session(tenant, new).await?)
+}
+
 fn of_base_model(
     app: &Shared,
     request: &CreateSamplingSessionRequest,
@@ -136,6 +179,7 @@ fn of_base_model(
         base_digest: model.base_digest.clone(),
         model_path: None,
         blob: None,
+        follows: None,
         digest: digest_of(request),
     })
 }
@@ -162,6 +206,7 @@ async fn of_checkpoint(
         base_digest: origin.base_digest,
         model_path: Some(path.to_string()),
         blob: Some(checkpoint.blob),
+        follows: None,
         digest: digest_of(request),
     })
 }

@@ -376,8 +376,9 @@ fn check_save_for_sampler(
     app: &Shared,
     request: &SaveWeightsForSamplerRequest,
 ) -> Result<(), Fault> {
-    ensure(request.kind == SamplerKind::Snapshot, || {
-        "kind \"inflight\" is not supported by this server; use \"snapshot\"".to_owned()
+    ensure(request.kind == SamplerKind::Snapshot || request.path.is_none(), || {
+        "kind \"inflight\" has no path: what is saved under a name does not move; leave out one of the two"
+            .to_owned()
     })?;
     match (&request.path, request.sampling_session_seq_id) {
         (Some(name), _) => check::checkpoint_name(name)?,

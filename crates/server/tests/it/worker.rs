@@ -14,6 +14,7 @@ use tinsmith_types::{
     path,
     proto::{self, pack},
     queued::QueuedRequest,
+    weights::SamplerKind,
 };
 
 /// Works on everything until it is aborted.
@@ -70,12 +71,13 @@ async fn complete(store: &Store, claimed: Claimed) -> Completion {
             save(store, model, *seq_id, CheckpointKind::Weights, (name, notes.collect())).await
         }
         (QueuedRequest::SaveWeightsForSampler(request), Target::Run(model, seq_id)) => {
+            let follows = request.kind == SamplerKind::Inflight;
             match (request.path, request.sampling_session_seq_id) {
                 (Some(name), _) => {
                     let kind = CheckpointKind::SamplerWeights;
                     save(store, model, *seq_id, kind, (name, BTreeMap::new())).await
                 }
-                (None, Some(number)) => sampler(store, &claimed, model, *seq_id, number).await,
+                (None, Some(number)) => sampler(store, &claimed, *seq_id, number, follows).await,
                 (None, None) => panic!("refused at the door"),
             }
         }
@@ -173,10 +175,11 @@ async fn save(
 async fn sampler(
     store: &Store,
     claimed: &Claimed,
-    model: &ModelId,
     seq_id: SeqId,
     number: i64,
+    follows: bool,
 ) -> (Bytes, Effect) {
+    let Target::Run(model, _) = &claimed.target else { panic!("{claimed:?} has no run") };
     let run = store.run(&claimed.tenant, model).await.expect("its run");
     let (blob, _) = stage(store, model, seq_id).await;
     let new = NewSamplingSession {
@@ -186,6 +189,7 @@ async fn sampler(
         base_digest: run.base_digest,
         model_path: None,
         blob: Some(blob),
+        follows: follows.then(|| model.clone()),
         digest: [0; 32],
     };
     let result = json!({"type": "save_weights_for_sampler", "sampling_session_id": new.id});

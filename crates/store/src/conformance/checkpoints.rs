@@ -302,6 +302,7 @@ async fn a_sampler_is_found_by_its_id() {
         base_digest: "00".to_owned(),
         model_path: None,
         blob: Some(stage(&fixture, &model, "abc").await),
+        follows: None,
         digest: [3; 32],
     };
     let id = fixture.submit(&model, 1).await.unwrap().request_id;
@@ -326,4 +327,51 @@ async fn a_sampler_is_found_by_its_id() {
     store.sweep().await.unwrap();
     let gone = store.sampling_session(tenant, &record.id).await;
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+}
+
+#[tokio::test]
+async fn samplers_that_follow_a_run_have_its_newest_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(Some(dir.path())).await;
+    let (model, other) = (fixture.create_run(0).await, fixture.create_run(1).await);
+    let mut blobs = Vec::new();
+    for (number, content, run) in [(0, "a", &model), (1, "b", &model), (2, "c", &other)] {
+        let blob = stage(&fixture, run, content).await;
+        blobs.push(blob.clone());
+        let new = NewSamplingSession {
+            id: SamplingSessionId::of(&fixture.session, number),
+            session_id: fixture.session.clone(),
+            base_model: "nano".to_owned(),
+            base_digest: "00".to_owned(),
+            model_path: None,
+            blob: Some(blob),
+            follows: Some(run.clone()),
+            digest: [3; 32],
+        };
+        let id = fixture.submit(run, number + 1).await.unwrap().request_id;
+        let effect = Effect::SamplingSession(new);
+        let completion = Completion { effect, ..done(&id, "saved") };
+        fixture.store.complete(vec![completion]).await.remove(0).unwrap();
+    }
+    // The blob that all have left goes, the newest stay.
+    fixture.clock.advance(Duration::from_secs(3600));
+    fixture.store.sweep().await.unwrap();
+    assert!(matches!(fixture.store.blob(&blobs[0]).await, Err(Error::NotFound { .. })));
+    let fixture = fixture.reopen(dir.path());
+    let (store, tenant) = (&fixture.store, &fixture.tenant);
+    for (number, run, blob) in [(0, &model, 1), (1, &model, 1), (2, &other, 2)] {
+        let id = SamplingSessionId::of(&fixture.session, number);
+        let record = store.sampling_session(tenant, &id).await.unwrap();
+        assert_eq!(
+            (record.follows.as_ref(), record.blob.as_ref()),
+            (Some(run), Some(&blobs[blob]))
+        );
+        store.blob(&blobs[blob]).await.unwrap();
+    }
+    store.finish_session(tenant, &fixture.session, "success", None).await.unwrap();
+    for _ in 0..2 {
+        fixture.clock.advance(Duration::from_secs(86_400));
+        store.sweep().await.unwrap();
+    }
+    assert!(matches!(store.blob(&blobs[1]).await, Err(Error::NotFound { .. })));
 }

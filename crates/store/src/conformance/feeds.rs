@@ -150,8 +150,12 @@ async fn what_was_never_received_is_told_when_it_is_gone() {
     assert_eq!(ask(&fixture, &sampler, 0).await.ended, [ended(&id, Some(6))]);
     fixture.clock.advance(Duration::from_secs(600));
     fixture.store.sweep().await.unwrap();
-    assert_eq!(ask(&fixture, &sampler, 0).await.ended, [ended(&id, None)]);
+    let page = ask(&fixture, &sampler, 0).await;
+    assert_eq!(page.ended, [ended(&id, None)]);
     assert_eq!(fixture.retrieve(&id).await.unwrap(), Retrieved::Gone);
+    // Once it has been seen, nothing is left of it.
+    assert_eq!(ask(&fixture, &sampler, page.cursor).await.ended, []);
+    assert_eq!(ask(&fixture, &sampler, 0).await.ended, []);
     // The number can be used again, and what is left of its first use does not end it.
     assert_eq!(submit(&fixture, &sampler, 0).await, id);
     fixture.store.sweep().await.unwrap();

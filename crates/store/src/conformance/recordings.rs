@@ -19,6 +19,7 @@ async fn sampler(fixture: &Fixture) -> SamplingSessionId {
         base_digest: "00".to_owned(),
         model_path: None,
         blob: None,
+        follows: None,
         digest: [0; 32],
     };
     fixture.store.create_sampling_session(&fixture.tenant, new).await.unwrap();

@@ -5,7 +5,10 @@ use std::time::Duration;
 use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId};
 
 use super::{Fixture, done, failure};
-use crate::{Error, NewSample, NewSamplingSession, Outcome, Peeked, RequestKind, Retrieved};
+use crate::{
+    Error, NewSample, NewSamplingSession, Outcome, Peeked, QueueState, RequestKind, Retrieved,
+    Room, Shortage,
+};
 
 pub(super) async fn sampler(fixture: &Fixture) -> SamplingSessionId {
     let id = SamplingSessionId(format!("{}:sample:0", fixture.session));
@@ -16,6 +19,7 @@ pub(super) async fn sampler(fixture: &Fixture) -> SamplingSessionId {
         base_digest: "00".to_owned(),
         model_path: None,
         blob: None,
+        follows: None,
         digest: [0; 32],
     };
     fixture.store.create_sampling_session(&fixture.tenant, new).await.unwrap();
@@ -179,4 +183,36 @@ async fn a_large_result_is_announced_and_not_delivered() {
     assert!(matches!(submit(&fixture, &sampler, 8).await, Err(Error::Full)));
     assert!(matches!(peek(6).await.unwrap(), Peeked::Whole(Retrieved::Finished { .. })));
     submit(&fixture, &sampler, 8).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_room_hears_so() {
+    let fixture = Fixture::new(None).await;
+    let (runs, sampler) =
+        ([fixture.create_run(0).await, fixture.create_run(1).await], sampler(&fixture).await);
+    let mut samples = Vec::new();
+    for seq in 0..2 {
+        samples.push(submit(&fixture, &sampler, seq).await.unwrap());
+    }
+    let mut steps = Vec::new();
+    for run in &runs {
+        steps.push(fixture.submit(run, 1).await.unwrap().request_id);
+    }
+    let states = async || {
+        let mut states = Vec::new();
+        for id in steps.iter().chain(&samples) {
+            let Retrieved::Pending(state) = fixture.retrieve(id).await.unwrap() else { panic!() };
+            states.push(state);
+        }
+        states
+    };
+    let (active, paused) = (QueueState::Active, QueueState::PausedCapacity);
+    assert_eq!(states().await, [active; 4]);
+    fixture.store.set_shortage(Shortage {
+        runs: Some([runs[0].clone()].into()),
+        samples: Some([samples[1].clone()].into()),
+    });
+    assert_eq!(states().await, [active, paused(Room::Runs), paused(Room::Samplers), active]);
+    fixture.store.set_shortage(Shortage::default());
+    assert_eq!(states().await, [active; 4]);
 }

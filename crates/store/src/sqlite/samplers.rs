@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::json;
 use tinsmith_types::{
     futures::SAMPLES_PER_CLONE,
-    ids::{SamplingSessionId, SessionId, TenantId},
+    ids::{ModelId, SamplingSessionId, SessionId, TenantId},
 };
 
 use crate::{
@@ -37,11 +37,17 @@ impl Tx<'_> {
         if let Some(blob) = &new.blob {
             self.check_blob(blob)?;
         }
+        if let (Some(run), Some(blob)) = (&new.follows, &new.blob) {
+            let upsert = "INSERT INTO moving_weights (model_id, tenant, blob) VALUES (?1, ?2, ?3)
+                ON CONFLICT (model_id) DO UPDATE SET blob = excluded.blob";
+            self.conn.prepare_cached(upsert)?.execute((&run.0, &tenant.0, &blob.0))?;
+        }
+        let own_blob = new.blob.as_ref().filter(|_| new.follows.is_none());
         self.conn
             .prepare_cached(
                 "INSERT INTO sampling_sessions (id, tenant, session_id, base_model, base_digest,
-                    model_path, blob, digest, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    model_path, blob, digest, created_at, follows)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
             .execute((
                 &new.id.0,
@@ -50,9 +56,10 @@ impl Tx<'_> {
                 &new.base_model,
                 &new.base_digest,
                 &new.model_path,
-                new.blob.as_ref().map(|blob| &blob.0),
+                own_blob.map(|blob| &blob.0),
                 new.digest,
                 self.now.as_microsecond(),
+                new.follows.as_ref().map(|run| &run.0),
             ))?;
         let details = json!({
             "actor": tenant,
@@ -125,6 +132,11 @@ impl Tx<'_> {
                     AND finished IS NOT NULL AND last_heartbeat_at <= ?1)",
             [before],
         )?;
+        self.conn.execute(
+            "DELETE FROM moving_weights WHERE NOT EXISTS
+                (SELECT 1 FROM sampling_sessions WHERE follows = model_id)",
+            [],
+        )?;
         Ok(())
     }
 }
@@ -162,7 +174,9 @@ pub(crate) fn sampling_session(
     tenant: &TenantId,
     id: &SamplingSessionId,
 ) -> Result<SamplingSessionRecord> {
-    let select = "SELECT * FROM sampling_sessions WHERE id = ?1 AND tenant = ?2";
+    let select = "SELECT sampling_sessions.*, coalesce(moving_weights.blob, sampling_sessions.blob) AS newest
+        FROM sampling_sessions LEFT JOIN moving_weights ON model_id = follows
+        WHERE id = ?1 AND sampling_sessions.tenant = ?2";
     let mut select = conn.prepare_cached(select)?;
     found(select.query_row((&id.0, &tenant.0), record), || format!("sampling session {id}"))
 }
@@ -175,7 +189,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<SamplingSessionRecord> {
         base_model: row.get("base_model")?,
         base_digest: row.get("base_digest")?,
         model_path: row.get("model_path")?,
-        blob: row.get::<_, Option<String>>("blob")?.map(BlobId),
+        blob: row.get::<_, Option<String>>("newest")?.map(BlobId),
+        follows: row.get::<_, Option<String>>("follows")?.map(ModelId),
         created_at: time(row, "created_at")?,
     })
 }

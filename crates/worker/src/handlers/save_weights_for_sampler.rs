@@ -1,10 +1,11 @@
-//! Saves weights to sample from: under a name, or as a new sampling session that is ready at once.
+//! Saves weights to sample from: under a name, or as a new sampling session that is ready at once. One in flight
+//! moves all the others of its run.
 
 use tinsmith_engine::{Backend, Parts};
 use tinsmith_store::{BlobId, CheckpointKind, Completion, Effect, NewSamplingSession, Outcome};
 use tinsmith_types::{
     ids::{ModelId, RequestId, SamplingSessionId},
-    weights::SaveWeightsForSamplerRequest,
+    weights::{SamplerKind, SaveWeightsForSamplerRequest},
 };
 
 use crate::{
@@ -96,7 +97,11 @@ fn unnamed<B: Backend>(
     let key = worker.make_sampler(|worker, key| {
         worker.models[model].engine.snapshot_sampler(key, scope, run_key)
     })?;
-    worker.keep_sampler(sampler.clone(), key, model);
+    let follows = (request.kind == SamplerKind::Inflight).then(|| id.clone());
+    let kept = worker.keep_sampler(sampler.clone(), key, (model, follows.clone()));
+    if follows.is_some() {
+        worker.move_followers(id, &kept)?;
+    }
     let body = serde_json::json!({
         "sampling_session_id": sampler,
         "type": "save_weights_for_sampler",
@@ -108,6 +113,7 @@ fn unnamed<B: Backend>(
         base_digest: record.base_digest,
         model_path: None,
         blob: None::<BlobId>,
+        follows,
         digest: convert::digest(request_id.as_str().as_bytes()),
     };
     Ok((body, StagedEffect::SamplingSession(Box::new(new))))

@@ -1,7 +1,11 @@
 //! Undisturbed runs: checkpoints, samplers, loads, order, spilling.
 
+use std::time::Duration;
+
 use prost::Message as _;
-use tinsmith_store::{Category, CheckpointKind, Outcome, RecordedSequence};
+use tinsmith_store::{
+    Category, CheckpointKind, Outcome, QueueState, RecordedSequence, Retrieved, Room,
+};
 use tinsmith_types::{
     ids::SequenceId,
     proto::{
@@ -96,6 +100,33 @@ async fn samples_that_ask_for_it_are_recorded_before_they_end() {
     world.kill().await;
     world.start().await;
     assert_eq!(recorded(&world).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn samplers_in_flight_move_together_whether_in_memory_or_not() {
+    for resident_samplers_max in [1, 2, 4] {
+        let mut world = World::new(Config { resident_samplers_max, ..config() }).await;
+        let learn = |seed| [ForwardBackward(seed), Step];
+        assert_done(&world.play(0, 0, &[Op::Create, Op::InFlight(0), Op::Sampler(1)]).await);
+        let first = world.sample(0, 0).await;
+        assert_done(&[first.clone()]);
+        assert_done(&world.play(0, 3, &learn(1)).await);
+        assert_eq!(world.sample(0, 1).await, first, "training alone moves nothing");
+        assert_done(&world.play(0, 5, &[Op::InFlight(2)]).await);
+        let second = world.sample(2, 0).await;
+        assert_ne!(second, first);
+        assert_eq!(world.sample(0, 2).await, second);
+        assert_eq!(world.sample(1, 0).await, first, "a snapshot stays");
+        // One that nobody has sampled from yet.
+        assert_done(&world.play(0, 6, &learn(2)).await);
+        assert_done(&world.play(0, 8, &[Op::InFlight(3)]).await);
+        world.kill().await;
+        world.start().await;
+        let third = world.sample(0, 3).await;
+        assert_ne!(third, second);
+        assert_eq!([world.sample(2, 1).await, world.sample(3, 0).await], [third.clone(), third]);
+        assert_eq!(world.sample(1, 1).await, first);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -271,6 +302,26 @@ async fn samplers_take_turns_in_little_memory() {
     assert_done(&[expected]);
     world.stop().await;
     assert_eq!(world.stats.resident_samplers, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_room_hears_so() {
+    let world = World::new(Config { resident_samplers_max: 1, ..config() }).await;
+    assert_done(&world.play(0, 0, &[Op::Create, Op::Sampler(0), Op::Sampler(1)]).await);
+    for seq in 0..20 {
+        world.submit_sample(0, seq, (8, 60)).await;
+    }
+    let waits = world.submit_sample(1, 0, (1, 4)).await;
+    let mut states = Vec::new();
+    while let Retrieved::Pending(state) =
+        world.store().retrieve(&world.tenant, &waits, Duration::ZERO).await.unwrap()
+    {
+        if !states.contains(&state) {
+            states.push(state);
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(states.contains(&QueueState::PausedCapacity(Room::Samplers)), "{states:?}");
 }
 
 /// What a world's worker did after all but the first of many samples were cancelled.

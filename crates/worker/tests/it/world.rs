@@ -38,6 +38,8 @@ pub(crate) enum Op {
     SaveSampler(&'static str),
     /// A sampling session with this number.
     Sampler(i64),
+    /// A sampling session with this number, which moves with those after it.
+    InFlight(i64),
     Load(String, bool),
     /// Fails before it reaches the worker.
     Refused,
@@ -402,6 +404,11 @@ fn request(
         Op::BrokenStep => json(RequestKind::OptimStep, step(-1.0)),
         Op::Save(name) => json(RequestKind::SaveWeights, named(&Some(name), None)),
         Op::SaveSampler(name) => json(RequestKind::SaveWeightsForSampler, named(&Some(name), None)),
+        Op::InFlight(number) => {
+            let mut body = named(&None, Some(*number));
+            body["kind"] = "inflight".into();
+            json(RequestKind::SaveWeightsForSampler, body)
+        }
         Op::Sampler(number) => {
             json(RequestKind::SaveWeightsForSampler, named(&None, Some(*number)))
         }

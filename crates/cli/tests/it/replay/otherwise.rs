@@ -39,11 +39,6 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
     ("*/create_training_client_from_state_full", "*weights_access_token*", AWAITED),
     ("*/create_training_client_from_state_full", "POST get_info 404 *", AWAITED),
     ("*/cli.checkpoint_download_training", "* 404 *", AWAITED),
-    (
-        "*/save_weights_and_get_sampling_client.inflight",
-        "*is not supported by this server*",
-        AWAITED,
-    ),
 ];
 
 const TEXT: &str = "the models that are offered read text, and the answer says so";

@@ -1,6 +1,7 @@
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use tinsmith_server::Config;
+use tinsmith_store::Shortage;
 
 use crate::harness::{Reply, Server, config, datum, forward_backward};
 
@@ -11,6 +12,20 @@ async fn pending_is_408() {
     let id = server.post("forward_backward", forward_backward(&model, 1, &[datum()])).await;
     let body = json!({"request_id": id.text("request_id"), "allow_metadata_only": true});
     assert_snapshot!(server.post("retrieve_future", body).await.line(), @r#"408 {"queue_state":"active"}"#);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_is_told_so() {
+    let server = Server::without_worker();
+    let (_, model) = server.run().await;
+    let id = server.post("forward_backward", forward_backward(&model, 1, &[datum()])).await;
+    server.store.set_shortage(Shortage { runs: Some([].into()), samples: Some([].into()) });
+    let body = json!({"request_id": id.text("request_id")});
+    assert_snapshot!(server.post("retrieve_future", body).await.line(), @r#"408 {"queue_state":"paused_capacity","queue_state_reason":"all training runs that fit into the server's memory have work"}"#);
+    let (_, sampler) = server.sampler().await;
+    let id = server.post("asample", sample(&sampler, 0)).await.text("request_id");
+    let body = json!({"request_id": id});
+    assert_snapshot!(server.post("retrieve_future", body).await.line(), @r#"408 {"queue_state":"paused_capacity","queue_state_reason":"all samplers that fit into the server's memory have work"}"#);
 }
 
 #[tokio::test]

@@ -50,8 +50,8 @@ async fn faults_fail_their_future() {
     assert_snapshot!(check("save_weights", json!({"path": ""})).await, @r#"200 {"category":"user","error":"path \"\" is no name of a checkpoint: one segment without `/` and control characters, at most 255 bytes"}"#);
     assert_snapshot!(check("save_weights", json!({"path": "a", "ttl_seconds": 1})).await, @r#"200 {"category":"user","error":"ttl_seconds must be from 3600 to 315360000 (one hour to ten years)"}"#);
     assert_snapshot!(check("save_weights_for_sampler", json!({})).await, @r#"200 {"category":"user","error":"wants either path, to save under that name, or sampling_session_seq_id"}"#);
-    let inflight = json!({"sampling_session_seq_id": 0, "kind": "inflight"});
-    assert_snapshot!(check("save_weights_for_sampler", inflight).await, @r#"200 {"category":"user","error":"kind \"inflight\" is not supported by this server; use \"snapshot\""}"#);
+    let inflight = json!({"path": "a", "kind": "inflight"});
+    assert_snapshot!(check("save_weights_for_sampler", inflight).await, @r#"200 {"category":"user","error":"kind \"inflight\" has no path: what is saved under a name does not move; leave out one of the two"}"#);
     assert_snapshot!(check("load_weights", json!({"path": "/etc/passwd", "optimizer": true})).await, @r#"200 {"category":"user","error":"failed to read checkpoint path `/etc/passwd`: does not begin with `tinker://`"}"#);
     let sampler = json!({"path": "tinker://a/sampler_weights/b"});
     assert_snapshot!(check("load_weights", sampler).await, @r#"200 {"category":"user","error":"tinker://a/sampler_weights/b holds no weights to train from; those are saved by save_weights"}"#);
