@@ -17,6 +17,7 @@ mod custom_losses;
 mod faults;
 mod feeds;
 mod journal;
+mod lasting;
 mod ledger;
 mod recordings;
 mod requests;

@@ -13,7 +13,7 @@ use axum::{handler::Handler, response::Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tinsmith_store::{
-    Error as StoreError, Failure, KeptSampler, NewSample, Outcome, Retrieved, Store,
+    Category, Error as StoreError, Failure, KeptSampler, NewSample, Outcome, Retrieved, Store,
 };
 use tinsmith_tokenizer::{Chat, Tokenizer};
 use tinsmith_types::{
@@ -25,7 +25,7 @@ use tinsmith_types::{
     tinkerbell::{Prompt, SampleRequest},
     weights::{SamplerKind, SaveWeightsForSamplerRequest},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use super::{
     Call,
@@ -37,7 +37,7 @@ use crate::{
     body::{Plain, off_thread},
     catalog::ModelEntry,
     check,
-    error::{Error, Result},
+    error::{Error, Result, short},
     id,
     routes::{futures, sampling, weights},
     state::Shared,
@@ -101,18 +101,24 @@ pub(super) async fn look(
     id: &RequestId,
     wait: Duration,
 ) -> Result<Found> {
-    let deadline = Instant::now() + wait;
-    loop {
-        match app.store.kept_sample(tenant, id).await?.outcome {
-            Some(Outcome::Done(result)) => return Ok(Found::Done(result)),
-            Some(Outcome::Failed(failure)) => return Ok(Found::Failed(failure)),
-            None => {}
-        }
-        let mut done = drawn(app, tenant, id);
-        if wait.is_zero() || tokio::time::timeout_at(deadline, done.changed()).await.is_err() {
-            return Ok(Found::Pending);
-        }
+    if let Some(found) = standing(app, tenant, id).await? {
+        return Ok(found);
     }
+    let mut done = drawn(app, tenant, id);
+    if wait.is_zero() || tokio::time::timeout(wait, done.changed()).await.is_err() {
+        return Ok(Found::Pending);
+    }
+    // Told without an end where the store has failed: whoever asks again tries again.
+    Ok(standing(app, tenant, id).await?.unwrap_or(Found::Pending))
+}
+
+/// How a kept sample ended, if it did.
+async fn standing(app: &Shared, tenant: &TenantId, id: &RequestId) -> Result<Option<Found>> {
+    let kept = app.store.kept_sample(tenant, id).await?;
+    Ok(kept.outcome.map(|outcome| match outcome {
+        Outcome::Done(result) => Found::Done(result),
+        Outcome::Failed(failure) => Found::Failed(failure),
+    }))
 }
 
 /// What is sampled from.
@@ -287,8 +293,11 @@ fn drawn(app: &Shared, tenant: &TenantId, id: &RequestId) -> watch::Receiver<()>
     let (app, tenant, id) = (Arc::clone(app), tenant.clone(), id.clone());
     tokio::spawn(async move {
         if let Err(error) = draw(&app, &tenant, &id).await {
-            // The next poll tries again.
             tracing::warn!(queued.id = %id, %error, "a sample could not be drawn");
+            let message = short(&error.to_string()).into_owned();
+            let failure = Failure { category: Category::Server, message };
+            // Where the store has failed, this does too, and the next poll tries again.
+            drop(app.store.finish_kept_sample(&tenant, &id, Outcome::Failed(failure)).await);
         }
         app.drawing.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     });
