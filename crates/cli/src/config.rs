@@ -83,6 +83,11 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
     ("session_timeout_s", "86400", "seconds without a heartbeat after which a session ends"),
     ("gap_timeout_s", "600", "seconds that requests wait for one that was sent before them"),
     (
+        "jwt_auth",
+        "false",
+        "the SDK exchanges its key for a token that expires within an hour, and knows by it who it is",
+    ),
+    (
         "prices",
         "",
         "what billing reports: KIND=DOLLARS or NAME:KIND=DOLLARS, a million tokens (training, prefill, prefill_cached, sample) or a gigabyte and month (storage)",
@@ -255,6 +260,7 @@ pub(crate) struct Settings {
     pub(crate) session_timeout: Duration,
     pub(crate) gap_timeout: Duration,
     pub(crate) result_retention: Duration,
+    pub(crate) jwt_auth: bool,
     pub(crate) prices: Prices,
     pub(crate) allow_network_fs: bool,
     pub(crate) log: String,
@@ -305,6 +311,7 @@ impl Settings {
             session_timeout: values.seconds("session_timeout_s")?,
             gap_timeout: values.seconds("gap_timeout_s")?,
             result_retention: values.seconds("result_retention_s")?,
+            jwt_auth: values.flag("jwt_auth")?,
             prices: prices(&values.list("prices"))?,
             allow_network_fs: values.flag("allow_network_fs")?,
             log: values.text("log").to_owned(),

@@ -69,6 +69,12 @@ pub struct Config {
     pub logprobs_max: usize,
     /// Entries of one page of a listing; a larger `limit` is cut to this.
     pub page_entries_max: u32,
+    /// Clients exchange their keys for tokens.
+    pub jwt_auth: bool,
+    /// How long a token holds. The SDK renews it at half of it.
+    pub token_life: Duration,
+    /// Requests of runs, and samples, in the trace of one session.
+    pub trace_spans_max: u32,
     /// Rows of usage in one answer; a window with more is answered 400.
     pub usage_rows_max: u32,
     /// Entries of the audit log in one answer; a day with more is answered with its newest.

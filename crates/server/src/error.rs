@@ -26,6 +26,12 @@ pub(crate) enum Error {
     /// Understood, and wrong or not offered here.
     #[error("{detail}")]
     Invalid { code: &'static str, detail: String },
+    /// No credential.
+    #[error("{detail}")]
+    Unauthorized { detail: String },
+    /// A token that does not hold: its owner exchanges a key for a new one.
+    #[error("{detail}")]
+    InvalidToken { detail: String },
     /// Not from here.
     #[error("{detail}")]
     Forbidden { code: &'static str, detail: String },
@@ -73,6 +79,8 @@ impl Error {
         match self {
             Self::Malformed { .. } => (StatusCode::BAD_REQUEST, "malformed_body"),
             Self::Invalid { code, .. } => (StatusCode::BAD_REQUEST, code),
+            Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::InvalidToken { .. } => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::Forbidden { code, .. } => (StatusCode::FORBIDDEN, code),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::NoEndpoint { .. } => (StatusCode::NOT_FOUND, "no_such_endpoint"),
@@ -181,6 +189,10 @@ impl IntoResponse for Error {
             Body::from(body),
         )
             .into_response();
+        if matches!(self, Self::InvalidToken { .. }) {
+            let ask = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+        }
         if matches!(self, Self::Full { .. }) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -28,6 +28,7 @@ mod serve;
 mod state;
 mod submit;
 mod tar;
+mod token;
 mod trace;
 
 pub use catalog::{Catalog, ModelEntry};

@@ -20,10 +20,10 @@ use crate::{
     error::Error,
     openapi, origin,
     routes::{
-        audit, billing, checkpoints, custom_losses, downloads, futures, runs, sampling, search,
-        service, sessions, telemetry,
+        audit, auth, billing, checkpoints, custom_losses, downloads, futures, runs, sampling,
+        search, service, sessions, telemetry,
         tinkerbell::{self, Face, Operation, own, shared},
-        training, weights,
+        traces, training, weights,
     },
     state::{App, Shared},
     trace,
@@ -114,6 +114,9 @@ fn table() -> Vec<Route> {
         post("/api/v1/client/config", "flags of the SDK", service::client_config),
         post("/api/v1/client/dynamic_config", "flags that the SDK reads again", service::dynamic_config),
         get("/api/v1/get_server_capabilities", "base models that are offered", service::capabilities),
+        post("/api/v1/auth/token", "exchange a key for a token that expires", auth::token),
+        get("/api/v1/auth/apikey/me", "whose key this is", auth::own_key),
+        delete("/api/v1/auth/apikey/me", "give a key up", auth::delete_own_key),
         post("/api/v1/telemetry", "logs the SDK's reports without the keys in them", telemetry::telemetry),
 
         post("/api/v1/create_session", "open a session", sessions::create),
@@ -123,6 +126,8 @@ fn table() -> Vec<Route> {
         get("/api/v1/sessions/{session_id}", "a session's runs and samplers", sessions::get),
         post("/api/v1/sessions/{session_id}/finish", "end a session", sessions::finish),
         put("/api/v1/sessions/{session_id}/project", "move a session into a project", sessions::assign_project),
+        get("/api/v1/sessions/{session_id}/trace_export", "a link to a trace of a session's operations", traces::export),
+        get("/api/v1/traces/{tenant}/{session_id}", "a session's operations for Perfetto, by a link", traces::trace),
 
         post("/api/v1/create_model", "create a training run", training::create_model),
         post("/api/v1/get_info", "base model, tokenizer and LoRA of a run", runs::get_info),

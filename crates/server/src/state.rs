@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, request::Parts},
+};
 use tinsmith_store::{NewSession, Store, clock::Clock};
 use tinsmith_types::ids::{SessionId, TenantId};
 use tokio::sync::{Semaphore, watch};
@@ -17,6 +20,7 @@ use crate::{
     config::Config,
     error::{Error, Result, short},
     routes::tinkerbell::Drawing,
+    token,
 };
 
 /// Renders all metrics in Prometheus' text format.
@@ -141,12 +145,21 @@ impl App {
     /// Whose a credential is: a key, or a token that its owner gave to somebody else.
     ///
     /// # Errors
-    /// 401 for one that nobody has.
-    #[expect(clippy::unused_self, reason = "keys will be looked up")]
-    pub(crate) fn tenant_of(&self, _credential: Option<&str>) -> Result<TenantId> {
-        // Without keys there is one tenant, and any key (or none) is as good as another.
-        Ok(TenantId::from("local"))
+    /// 401 for a token that does not hold.
+    pub(crate) fn tenant_of(&self, credential: Option<&str>) -> Result<TenantId> {
+        match credential {
+            Some(given) if self.config.jwt_auth && token::is_token(given) => {
+                token::check(self, given)
+            }
+            // Without keys there is one tenant, and any key (or none) is as good as another.
+            Some(_) | None => Ok(TenantId::from("local")),
+        }
     }
+}
+
+/// The key, or the token in its place, that a request came with.
+pub(crate) fn credential(headers: &HeaderMap) -> Option<&str> {
+    headers.get("x-api-key")?.to_str().ok().filter(|key| !key.is_empty())
 }
 
 /// Whose request it is.
@@ -157,8 +170,7 @@ impl FromRequestParts<Shared> for Tenant {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self> {
-        let key = parts.headers.get("x-api-key").and_then(|key| key.to_str().ok());
-        Ok(Self(app.tenant_of(key)?))
+        Ok(Self(app.tenant_of(credential(&parts.headers))?))
     }
 }
 

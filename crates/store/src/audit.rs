@@ -31,15 +31,7 @@ impl Store {
     ) -> Result<()> {
         let (owner, reader) = (owner.clone(), reader.clone());
         let name = Name { model: model.clone(), kind, name: name.to_owned() };
-        let apply = move |tx: &mut Tx<'_>| {
-            let more: Map<String, Value> =
-                Map::from_iter([("purpose".to_owned(), Value::from(purpose))]);
-            tx.audit_checkpoint((&owner, &reader), "checkpoint_read", &name, more.clone())?;
-            if owner != reader {
-                tx.audit_checkpoint((&reader, &reader), "checkpoint_read", &name, more)?;
-            }
-            Ok(())
-        };
+        let apply = move |tx: &mut Tx<'_>| tx.audit_read((&owner, &reader), &name, purpose);
         self.write(apply, |_, ()| {}).await
     }
 

@@ -189,6 +189,9 @@ pub(crate) fn begin_start(
 ) -> Result<Vec<(String, [u8; 32])>> {
     let insert = "INSERT INTO starts (id, secret, started_at) VALUES (?1, ?2, ?3)";
     conn.execute(insert, (id, secret, now.as_microsecond()))?;
+    // Storage counts from the first start on.
+    let clock = "INSERT OR IGNORE INTO storage_clock VALUES (1, ?1)";
+    conn.execute(clock, [now.as_second()])?;
     let mut starts = conn.prepare("SELECT id, secret FROM starts")?;
     let starts = starts.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(starts.collect::<rusqlite::Result<_>>()?)

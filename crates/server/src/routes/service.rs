@@ -36,8 +36,12 @@ pub(crate) async fn metrics(State(app): State<Shared>) -> Response {
 }
 
 /// `POST client/config`. Flags that are left out keep the SDK's defaults.
-pub(crate) async fn client_config(_: body::Json<ClientConfigRequest>) -> Json<ClientConfig> {
+pub(crate) async fn client_config(
+    State(app): State<Shared>,
+    _: body::Json<ClientConfigRequest>,
+) -> Json<ClientConfig> {
     Json(ClientConfig {
+        pjwt_auth_enabled: app.config.jwt_auth.then_some(true),
         parallel_fwdbwd_chunks: Some(true),
         proto_compress_fwdbwd: Some(true),
         sample_use_retrieve_futures: Some(true),

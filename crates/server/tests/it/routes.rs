@@ -1,4 +1,5 @@
 mod audit;
+mod auth;
 mod billing;
 mod checkpoints;
 mod custom_losses;
@@ -13,5 +14,6 @@ mod service;
 mod sessions;
 mod telemetry;
 mod tinkerbell;
+mod traces;
 mod training;
 mod weights;

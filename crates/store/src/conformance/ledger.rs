@@ -127,7 +127,6 @@ async fn storage_counts_for_as_long_as_it_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Fixture::new(Some(dir.path())).await;
     let model = fixture.create_run(0).await;
-    fixture.store.sweep().await.unwrap();
     fixture.clock.advance(HOUR / 2);
     let blob = stage(&fixture, &model, "abc").await;
     save(&fixture, 1, checkpoint(&model, "a", &blob)).await.0.unwrap();

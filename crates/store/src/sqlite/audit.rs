@@ -39,6 +39,22 @@ impl Tx<'_> {
         self.audit(owner, event, &details)
     }
 
+    /// The same of a read, for the owner and for the reader.
+    pub(crate) fn audit_read(
+        &self,
+        (owner, reader): (&TenantId, &TenantId),
+        name: &Name,
+        purpose: &str,
+    ) -> Result<()> {
+        let more: Map<String, Value> =
+            Map::from_iter([("purpose".to_owned(), Value::from(purpose))]);
+        self.audit_checkpoint((owner, reader), "checkpoint_read", name, more.clone())?;
+        if owner != reader {
+            self.audit_checkpoint((reader, reader), "checkpoint_read", name, more)?;
+        }
+        Ok(())
+    }
+
     /// Lets go of entries before `before`, in microseconds, and of the oldest beyond `entries_max`.
     pub(crate) fn drop_audit(&self, before: i64, entries_max: i64) -> Result<()> {
         self.conn.execute("DELETE FROM audit WHERE at < ?1", [before])?;

@@ -5,12 +5,13 @@ use serde_json::json;
 use tinsmith_types::{
     futures::SAMPLES_PER_CLONE,
     ids::{ModelId, SamplingSessionId, SessionId, TenantId},
+    path::{self, CheckpointPath},
 };
 
 use crate::{
-    BlobId, Digest, Error, NewSamplingSession, Result, SamplingSessionRecord,
+    BlobId, CheckpointKind, Digest, Error, NewSamplingSession, Result, SamplingSessionRecord,
     feeds::{BLOCK, FeedId, LostBlock},
-    sqlite::{Tx, found, sessions, signed, time},
+    sqlite::{Tx, checkpoints::Name, found, runs, sessions, signed, time},
 };
 
 impl Tx<'_> {
@@ -68,7 +69,24 @@ impl Tx<'_> {
             "model_path": new.model_path,
         });
         self.audit(tenant, "sampler_create", &details)?;
+        if let Some(path) = &new.model_path {
+            self.audit_sampling(tenant, path)?;
+        }
         sampling_session(self.conn, tenant, &new.id)
+    }
+
+    /// Notes that a checkpoint is sampled from.
+    fn audit_sampling(&self, tenant: &TenantId, path: &str) -> Result<()> {
+        let Ok(path) = path.parse::<CheckpointPath>() else { return Ok(()) };
+        let kind = match path.kind {
+            path::CheckpointKind::Weights => CheckpointKind::Weights,
+            path::CheckpointKind::SamplerWeights => CheckpointKind::SamplerWeights,
+            path::CheckpointKind::ExternalWeights => CheckpointKind::ExternalWeights,
+        };
+        let owner =
+            runs::owner(self.conn, &path.run)?.map_or_else(|| tenant.clone(), |run| run.tenant);
+        let name = Name { model: path.run, kind, name: path.name };
+        self.audit_read((&owner, tenant), &name, "sample")
     }
 
     /// The next number of a client.

@@ -35,7 +35,6 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
     ("*/behaviour.jwt.*", "POST client/config without pjwt_auth_enabled", KEYS),
     ("*/cli.auth_whoami", "POST client/config without pjwt_auth_enabled", KEYS),
     ("*", "*no such endpoint*", AWAITED),
-    ("*/rest.search_sessions", "*method_not_allowed*", AWAITED),
     ("*/create_training_client_from_state_full", "*weights_access_token*", AWAITED),
     ("*/create_training_client_from_state_full", "POST get_info 404 *", AWAITED),
     ("*/cli.checkpoint_download_training", "* 404 *", AWAITED),

@@ -40,6 +40,9 @@ async fn root_lists_all_endpoints() {
     POST /api/v1/client/config
     POST /api/v1/client/dynamic_config
     GET /api/v1/get_server_capabilities
+    POST /api/v1/auth/token
+    GET /api/v1/auth/apikey/me
+    DELETE /api/v1/auth/apikey/me
     POST /api/v1/telemetry
     POST /api/v1/create_session
     POST /api/v1/session_heartbeat
@@ -48,6 +51,8 @@ async fn root_lists_all_endpoints() {
     GET /api/v1/sessions/{session_id}
     POST /api/v1/sessions/{session_id}/finish
     PUT /api/v1/sessions/{session_id}/project
+    GET /api/v1/sessions/{session_id}/trace_export
+    GET /api/v1/traces/{tenant}/{session_id}
     POST /api/v1/create_model
     POST /api/v1/get_info
     POST /api/v1/forward

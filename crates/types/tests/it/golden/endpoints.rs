@@ -10,8 +10,8 @@ use tinsmith_types::json::{self, Request};
 use tinsmith_types::proto;
 use tinsmith_types::queued::QueuedRequest;
 use tinsmith_types::{
-    checkpoints, custom_losses, futures, runs, sampling, service, session, telemetry, training,
-    weights,
+    audit, auth, billing, checkpoints, custom_losses, futures, runs, sampling, search, service,
+    session, telemetry, training, weights,
 };
 
 use super::{Result, has_all_of, round_trip};
@@ -95,6 +95,9 @@ pub(super) fn request(endpoint: &str) -> Option<Check> {
         "POST create_sampling_session" => read::<sampling::CreateSamplingSessionRequest>,
         "POST retrieve_futures" => read::<futures::RetrieveFuturesRequest>,
         "POST join_sampling_session" => read::<sampling::JoinSamplingSessionRequest>,
+        "POST auth/token" => read::<auth::AuthTokenRequest>,
+        "POST sessions/search" => read::<search::SearchSessionsRequest>,
+        "PUT sessions/*/project" => read::<search::AssignProjectRequest>,
         "POST cancel_future" => read::<futures::CancelFutureRequest>,
         "POST weights_info" => read::<weights::WeightsInfoRequest>,
         "PUT training_runs/*/checkpoints/weights/*/ttl"
@@ -123,6 +126,13 @@ pub(super) fn response(endpoint: &str, exchange: &Value) -> Option<Check> {
         "POST session_heartbeat" => round_trip::<session::HeartbeatResponse>,
         "GET sessions" => round_trip::<session::ListSessionsResponse>,
         "GET sessions/*" => round_trip::<session::SessionInfo>,
+        "POST sessions/search" => round_trip::<search::SearchSessionsResponse>,
+        "GET sessions/*/trace_export" => round_trip::<search::TraceExportResponse>,
+        "GET audit" => round_trip::<audit::AuditLogResponse>,
+        "POST auth/token" => round_trip::<auth::AuthTokenResponse>,
+        "GET auth/apikey/me" => round_trip::<auth::ApiKeyResponse>,
+        "GET billing/usage/events" => round_trip::<billing::UsageResponse>,
+        "GET billing/usage/checkpoints/current" => round_trip::<billing::StorageResponse>,
         "POST telemetry" => round_trip::<telemetry::TelemetryResponse>,
         "POST get_info" => round_trip::<training::GetInfoResponse>,
         "POST create_model"
