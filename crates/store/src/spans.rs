@@ -91,7 +91,10 @@ impl Store {
         let running = samplers.iter().flat_map(|sampler| index.samples.unfinished(tenant, sampler));
         found.extend(running.map(|span| span.into_span(now)));
         drop(index);
-        found.sort_by(|a, b| (a.created_at, &a.request_id).cmp(&(b.created_at, &b.request_id)));
+        found.sort_by(|a, b| {
+            let place = |span: &Span| (span.created_at, span.seq_id, span.request_id.clone());
+            place(a).cmp(&place(b))
+        });
         Ok((found, cut))
     }
 }

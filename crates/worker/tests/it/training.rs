@@ -56,6 +56,44 @@ async fn training_gives_results_checkpoints_and_samplers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exports_hold_the_adapter_or_what_recipients_can_open() {
+    const RECIPIENT: &[&str] = &["age1m60dkltm0hqmf56mv8pweep4xulcxs7gtduxwnddl3lpgmug9d8s0dmj33"];
+    let world = World::new(config()).await;
+    let ops = [
+        Op::Create,
+        ForwardBackward(1),
+        Step,
+        Op::Export("plain", None),
+        Op::Export("sealed", Some(RECIPIENT)),
+        Save("trained"),
+    ];
+    let outcomes = world.play(0, 0, &ops).await;
+    assert_done(&outcomes);
+    let kind = CheckpointKind::ExternalWeights;
+    let (plain, sealed) =
+        (world.files(0, kind, "plain").await, world.files(0, kind, "sealed").await);
+    let trained = world.weights(0, "trained").await;
+    let names: Vec<&str> = plain.keys().map(String::as_str).collect();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);
+    for (name, content) in &plain {
+        assert_eq!(content, &trained[name]);
+        let closed = &sealed[&format!("{name}.age")];
+        assert!(closed.starts_with(b"age-encryption.org/v1"), "{name}");
+    }
+    assert_eq!((plain.len(), sealed.len()), (2, 2));
+    let size: usize = plain.values().map(|content| content.len()).sum();
+    let result = format!(
+        r#"{{"path":"tinker://SESSION:train:0/external_weights/plain","size_bytes":{size},"type":"save_weights_external"}}"#
+    );
+    assert_eq!(outcomes[3], Outcome::Done(result.into()));
+
+    let again = [Op::Export("plain", None), Op::Export("bad", Some(&["age1example"])), Step];
+    let outcomes = world.play(0, 6, &again).await;
+    assert!(failure(&outcomes[0]).message.contains("exists already"));
+    assert!(failure(&outcomes[1]).message.contains("recipient [0]"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sampler_is_the_same_after_a_restart_and_when_it_was_dropped() {
     let mut world = World::new(Config { resident_samplers_max: 1, ..config() }).await;
     let ops = [

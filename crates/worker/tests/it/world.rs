@@ -36,6 +36,8 @@ pub(crate) enum Op {
     Step,
     Save(&'static str),
     SaveSampler(&'static str),
+    /// Files for others, encrypted to these.
+    Export(&'static str, Option<&'static [&'static str]>),
     /// A sampling session with this number.
     Sampler(i64),
     /// A sampling session with this number, which moves with those after it.
@@ -408,6 +410,11 @@ fn request(
             let mut body = named(&None, Some(*number));
             body["kind"] = "inflight".into();
             json(RequestKind::SaveWeightsForSampler, body)
+        }
+        Op::Export(name, recipients) => {
+            let mut body = named(&Some(name), None);
+            body["age_encryption_recipients"] = serde_json::json!(recipients);
+            json(RequestKind::SaveWeightsExternal, body)
         }
         Op::Sampler(number) => {
             json(RequestKind::SaveWeightsForSampler, named(&None, Some(*number)))
