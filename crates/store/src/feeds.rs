@@ -159,7 +159,7 @@ impl Feeds {
     /// to tell it to.
     pub(crate) fn tidy(&mut self, before: Duration) {
         self.by_id.retain(|_, feed| {
-            let forgotten = feed.asked_at <= before;
+            let forgotten = feed.asked_at < before;
             let tells = feed.ended.len() > if forgotten { feed.gone.len() } else { 0 };
             tells || feed.wake.receiver_count() > 0
         });

@@ -42,7 +42,7 @@ pub use config::Config;
 pub use error::{Error, Result};
 pub use kept_samples::{KeptSample, KeptSampler};
 pub use ledger::{SampleUsage, StorageRow, UsageKind, UsageRow};
-pub use polls::{EndedSample, FeedPage, FeedQuery, Peeked, Room, Shortage};
+pub use polls::{EndedSample, FeedPage, FeedQuery, Peeked, QueueState, Retrieved, Room, Shortage};
 pub use records::*;
 pub use search::{FoundSession, SearchPage, SessionSearch, SessionStatus, StatusFilter};
 pub use sessions::DEFAULT_PROJECT;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tinsmith_types::ids::{ModelId, RequestId, SamplingSessionId};
 
-use crate::Retrieved;
+use crate::{Outcome, RequestKind};
 
 /// What a poll finds that lets go of large results.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,4 +65,31 @@ pub struct Shortage {
     pub runs: Option<BTreeSet<ModelId>>,
     /// Samples that have room, where others wait for it.
     pub samples: Option<BTreeSet<RequestId>>,
+}
+
+/// What a poll finds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Retrieved {
+    /// Not finished, and why.
+    Pending(QueueState),
+    /// Finished. It can be retrieved again until its retention ends.
+    Finished {
+        /// Says how the result is encoded.
+        kind: RequestKind,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A sample of an earlier start, or a result whose retention has ended.
+    Gone,
+}
+
+/// Why a request has not run yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum QueueState {
+    /// It waits for its turn or runs.
+    Active,
+    /// There is no room for its run or its sampler at the moment.
+    PausedCapacity(Room),
+    /// Its owner has used up a limit.
+    PausedRateLimit,
 }

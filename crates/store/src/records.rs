@@ -9,7 +9,7 @@ use tinsmith_types::ids::{
     LossId, ModelId, RequestId, SamplingSessionId, SeqId, SessionId, TenantId,
 };
 
-use crate::{Room, SampleUsage};
+use crate::SampleUsage;
 
 /// blake3 of a canonical encoding.
 pub type Digest = [u8; 32];
@@ -589,31 +589,4 @@ pub enum JournalState {
     Applied(Option<Digest>),
     /// Failed: contributes nothing.
     Failed,
-}
-
-/// What a poll finds.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Retrieved {
-    /// Not finished, and why.
-    Pending(QueueState),
-    /// Finished. It can be retrieved again until its retention ends.
-    Finished {
-        /// Says how the result is encoded.
-        kind: RequestKind,
-        /// How it ended.
-        outcome: Outcome,
-    },
-    /// A sample of an earlier start, or a result whose retention has ended.
-    Gone,
-}
-
-/// Why a request has not run yet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum QueueState {
-    /// It waits for its turn or runs.
-    Active,
-    /// There is no room for its run or its sampler at the moment.
-    PausedCapacity(Room),
-    /// Its owner has used up a limit.
-    PausedRateLimit,
 }

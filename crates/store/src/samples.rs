@@ -382,7 +382,6 @@ impl Samples {
         }
         let by_id = &self.by_id;
         self.delivered.retain(|id| by_id.contains_key(id));
-        self.feeds.tidy(before);
     }
 
     fn make_room(&mut self, bytes: usize) -> bool {

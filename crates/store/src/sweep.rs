@@ -18,6 +18,9 @@ impl Store {
         self.sweep_kept_samples().await?;
         if let Some(before) = shared.clock.monotonic().checked_sub(config.sample_retention) {
             shared.index().samples.sweep(before);
+            // Who comes back within this time hears of results that have gone meanwhile.
+            let forgotten = before.saturating_sub(config.sample_retention);
+            shared.index().samples.feeds.tidy(forgotten);
         }
         let results_before = micros_before(shared.clock.now(), config.result_retention);
         while self.write(move |tx| tx.drop_results(results_before), |_, _| {}).await? > 0 {}
