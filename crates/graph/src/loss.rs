@@ -1,5 +1,7 @@
 //! A loss: a checked graph, ready to be evaluated on one datum after the other.
 
+use std::panic::{self, AssertUnwindSafe};
+
 use crate::{
     Dtype, Error, Limits, Result, Tensor,
     error::Fallible,
@@ -125,6 +127,13 @@ impl Loss {
     /// on the logprobs, and what goes beyond the limits.
     pub fn evaluate(&self, inputs: &[Tensor], limits: &Limits) -> Result<Evaluated> {
         self.check_ranks(inputs)?;
+        // Whoever sends a graph chooses what meets what: a mistake of the interpreter must cost that loss alone.
+        let evaluated = panic::catch_unwind(AssertUnwindSafe(|| self.interpret(inputs, limits)));
+        let failed = |_| Err(Error::Output("the interpreter failed on this datum".to_owned()));
+        evaluated.unwrap_or_else(failed)
+    }
+
+    fn interpret(&self, inputs: &[Tensor], limits: &Limits) -> Result<Evaluated> {
         let mut tape = Tape::new(*limits);
         let mut values: Vec<Value> = Vec::with_capacity(self.steps.len());
         let mut given = inputs.iter();

@@ -310,6 +310,9 @@ fn topk(call: &mut Call<'_>) -> Fallible<Value> {
     let lines = Lines::new(input.shape(), dim);
     let keep = usize::try_from(call.int(1)?).ok().filter(|keep| *keep <= lines.length);
     let keep = keep.ok_or_else(|| format!("topk of more than the {} elements", lines.length))?;
+    if input.rank() == 0 && keep == 0 {
+        return Err("topk of none of a scalar".to_owned());
+    }
     let order = order(call, &input, lines, largest)?;
     let (values, indices) = pick(call, &input, (lines, dim), (&order, keep))?;
     Ok(Value::Sequence(vec![values.into(), indices.into()]))

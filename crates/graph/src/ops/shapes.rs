@@ -266,11 +266,11 @@ fn roll(call: &mut Call<'_>) -> Fallible<Value> {
     }
     for (shift, dim) in shifts.iter().zip(dims) {
         let dim = dimension(dim, input.rank())?;
-        let length = input.shape().get(dim).copied().unwrap_or(1).max(1);
+        let Some(size) = input.shape().get(dim).copied() else { continue };
+        let length = size.max(1);
         let signed = i64::try_from(length).map_err(|_| "a dimension is too long")?;
         let back = usize::try_from(shift.rem_euclid(signed)).map_err(|_| "a shift is too long")?;
-        let indices: Vec<usize> =
-            (0..input.shape()[dim]).map(|place| (place + length - back) % length).collect();
+        let indices: Vec<usize> = (0..size).map(|place| (place + length - back) % length).collect();
         input = super::index::selected(call, &input, dim, &indices)?;
     }
     Ok(call.tape.reshaped(&input, original.shape().to_vec())?.into())
