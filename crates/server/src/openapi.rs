@@ -28,6 +28,7 @@ const BODIES: &[(Method, &str, Schema)] = &[
     (Method::POST, "cancel_future", schema::of::<futures::CancelFutureRequest>),
     (Method::POST, "client/config", schema::of::<service::ClientConfigRequest>),
     (Method::POST, "client/dynamic_config", schema::of::<service::ClientConfigRequest>),
+    (Method::POST, "copy_weights", schema::of::<weights::CopyWeightsRequest>),
     (Method::POST, "create_custom_loss", schema::of::<custom_losses::CreateCustomLossRequest>),
     (Method::POST, "create_model", schema::of::<training::CreateModelRequest>),
     (Method::POST, "create_sampling_session", schema::of::<sampling::CreateSamplingSessionRequest>),

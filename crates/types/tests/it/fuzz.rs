@@ -20,7 +20,8 @@ use tinsmith_types::path::CheckpointPath;
 use tinsmith_types::queued::QueuedRequest;
 use tinsmith_types::tensor::TensorData;
 use tinsmith_types::{
-    checkpoints, futures, proto, sampling, service, session, telemetry, training, weights,
+    auth, checkpoints, futures, proto, sampling, search, service, session, telemetry, training,
+    weights,
 };
 
 use crate::golden::{self, list};
@@ -194,6 +195,7 @@ proptest! {
 
 /// Every request that is JSON.
 fn requests(body: &[u8]) -> Checked {
+    read::<auth::AuthTokenRequest>(body)?;
     read::<checkpoints::SetTtlRequest>(body)?;
     read::<futures::CancelFutureRequest>(body)?;
     read::<futures::RetrieveFutureRequest>(body)?;
@@ -201,6 +203,8 @@ fn requests(body: &[u8]) -> Checked {
     read::<sampling::CreateSamplingSessionRequest>(body)?;
     read::<sampling::JoinSamplingSessionRequest>(body)?;
     read::<sampling::SampleRequest>(body)?;
+    read::<search::AssignProjectRequest>(body)?;
+    read::<search::SearchSessionsRequest>(body)?;
     read::<service::ClientConfigRequest>(body)?;
     read::<session::CreateSessionRequest>(body)?;
     read::<session::FinishSessionRequest>(body)?;
@@ -212,7 +216,9 @@ fn requests(body: &[u8]) -> Checked {
     read::<training::GetInfoRequest>(body)?;
     read::<training::OptimStepRequest>(body)?;
     read::<training::UnloadModelRequest>(body)?;
+    read::<weights::CopyWeightsRequest>(body)?;
     read::<weights::LoadWeightsRequest>(body)?;
+    read::<weights::SaveWeightsExternalRequest>(body)?;
     read::<weights::SaveWeightsForSamplerRequest>(body)?;
     read::<weights::SaveWeightsRequest>(body)?;
     read::<weights::WeightsInfoRequest>(body)
