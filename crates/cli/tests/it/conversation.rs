@@ -101,7 +101,7 @@ impl<'a> Conversation<'a> {
         for session in sessions {
             let body = json!({
                 "tags": ["t"], "user_metadata": {"k": "v"}, "sdk_version": "0.38.0",
-                "display_name": "a name", "project_id": "proj-1", "type": "create_session",
+                "display_name": "nightly", "project_id": "proj-1", "type": "create_session",
             });
             let made = self.server.post("create_session", &body).await.json();
             self.sessions.insert(session, made["session_id"].as_str().unwrap().to_owned());

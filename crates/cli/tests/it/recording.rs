@@ -118,7 +118,7 @@ impl Named {
     fn listed(&mut self, endpoint: &str) {
         let run = endpoint.strip_prefix("training_runs/").unwrap_or("run-1");
         let kinds: &[&str] = match endpoint {
-            "checkpoints" => &["weights"],
+            "checkpoints" | "audit" | "billing/usage/checkpoints/current" => &["weights"],
             _ if endpoint.starts_with("training_runs") => &["weights", "sampler_weights"],
             _ if endpoint.starts_with("sessions/") => {
                 self.samplers.insert("session-a:sample:0".to_owned());
@@ -156,13 +156,10 @@ impl Named {
     fn in_json(&mut self, json: &Value) {
         match json {
             Value::Object(fields) => {
-                let fields = fields.iter();
-                fields
-                    .filter(|(name, _)| !name.ends_with("_id"))
-                    .for_each(|(_, value)| self.in_json(value));
-                for (name, value) in json.as_object().unwrap() {
-                    if let (true, Some(text)) = (name.ends_with("_id"), value.as_str()) {
-                        self.in_id(name, text);
+                for (name, value) in fields {
+                    match value.as_str() {
+                        Some(text) if name.ends_with("_id") => self.in_id(name, text),
+                        _ => self.in_json(value),
                     }
                 }
             }

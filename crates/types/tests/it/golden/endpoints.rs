@@ -83,9 +83,6 @@ pub(super) fn request(endpoint: &str) -> Option<Check> {
             read::<weights::SaveWeightsExternalRequest>(body)
         },
         "POST copy_weights" => read::<weights::CopyWeightsRequest>,
-        "POST sessions/search" => read::<search::SearchSessionsRequest>,
-        "PUT sessions/*/project" => read::<search::AssignProjectRequest>,
-        "POST auth/token" => read::<auth::AuthTokenRequest>,
         "POST load_weights" => |body| {
             queued("load_weights", body)?;
             read::<weights::LoadWeightsRequest>(body)
@@ -152,18 +149,12 @@ pub(super) fn response(endpoint: &str, exchange: &Value) -> Option<Check> {
         "POST create_sampling_session" => round_trip::<sampling::CreateSamplingSessionResponse>,
         "POST retrieve_futures" => round_trip::<futures::RetrieveFuturesResponse>,
         "POST join_sampling_session" => round_trip::<sampling::JoinSamplingSessionResponse>,
-        "POST auth/token" => round_trip::<auth::AuthTokenResponse>,
-        "GET auth/apikey/me" => round_trip::<auth::ApiKeyResponse>,
-        "GET audit" => round_trip::<audit::AuditLogResponse>,
-        "GET billing/usage/events" => round_trip::<billing::UsageResponse>,
-        "GET billing/usage/checkpoints/current" => round_trip::<billing::StorageResponse>,
+        "GET samplers/*" => round_trip::<sampling::SamplerInfo>,
+        "POST weights_info" => round_trip::<weights::WeightsInfoResponse>,
         "POST copy_weights" => round_trip::<weights::CopyWeightsResponse>,
-        "POST sessions/search" => round_trip::<search::SearchSessionsResponse>,
         "GET training_runs/*/checkpoints/external_weights/*/external_weights_urls" => {
             round_trip::<checkpoints::ExternalWeightsUrlsResponse>
         }
-        "GET samplers/*" => round_trip::<sampling::SamplerInfo>,
-        "POST weights_info" => round_trip::<weights::WeightsInfoResponse>,
         "GET training_runs" => round_trip::<runs::ListTrainingRunsResponse>,
         "GET training_runs/*" => round_trip::<runs::TrainingRun>,
         "GET checkpoints" | "GET training_runs/*/checkpoints" | "GET models/*/checkpoints" => {
