@@ -237,7 +237,7 @@ impl<'a> Spoiling<'a> {
             }
         }
         for id in std::mem::take(&mut self.awaited) {
-            match self.server.result_within(&id, 2).await {
+            match self.server.result_within(&id, 8).await {
                 None => self.problems.push(format!("{}: {id} never ends", self.endpoint)),
                 Some(result) if result["category"] == json!("server") => {
                     self.problems.push(format!("{}: {id} ends with {result}", self.endpoint));
