@@ -209,13 +209,14 @@ async fn copy_place(
         (None, None, project_id) => {
             check::small(&app.config, "destination_project_id", project_id)?;
             let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+            // With the same key, another source is another request. Clients take texts alone as metadata.
+            let mut user_metadata = serde_json::json!({"copied_from": request.source_path});
+            if let Some(ttl_seconds) = request.ttl_seconds {
+                user_metadata["ttl_seconds"] = ttl_seconds.to_string().into();
+            }
             let new = NewSession {
                 tags: vec!["copy_weights".to_owned()],
-                // With the same key, another source is another request.
-                user_metadata: serde_json::json!({
-                    "copied_from": request.source_path,
-                    "ttl_seconds": request.ttl_seconds,
-                }),
+                user_metadata,
                 sdk_version: header("x-sdk-version").unwrap_or_default().to_owned(),
                 project_id: project_id.clone(),
                 display_name: None,

@@ -164,8 +164,13 @@ async fn copies_have_a_run_of_their_own() {
     assert_ne!(copy("2", body.clone()).await.text("tinker_path"), first);
     let other = json!({"source_path": source, "destination_project_id": "q"});
     assert_eq!(copy("1", other).await.status, 422);
+    let timed = json!({"source_path": source, "destination_project_id": "p", "ttl_seconds": 3600});
+    let timed = copy("5", timed).await.text("tinker_path");
+    let owner = timed.trim_start_matches("tinker://").split(':').next().unwrap();
+    let owner = server.get(&format!("/api/v1/sessions/{owner}")).await.json();
+    assert_eq!(owner["user_metadata"], json!({"copied_from": source, "ttl_seconds": "3600"}));
     let listed = server.get("/api/v1/checkpoints?project_id=p").await.json();
-    assert_eq!(listed["cursor"]["total_count"], json!(2));
+    assert_eq!(listed["cursor"]["total_count"], json!(3));
     assert_eq!(listed["checkpoints"][1]["user_metadata"], json!({"k": "v"}));
 
     // Into a place of a session that goes on.
