@@ -1,6 +1,6 @@
 """Drives one version of the official SDK against one server; `cargo xtask compat` starts it.
 
-Arguments: the SDK's version, then the server's URL and a folder for files, or `--list` to name the rows only.
+Arguments: the SDK's version, then the URLs of a server and of one that exchanges keys for tokens, and a folder; or `--list` to name the rows only.
 Prints a line for each row, `group TAB row TAB state TAB message`, where the state is `works`, `refused`, `fails`,
 `absent`, `uncovered` or, with `--list`, `listed`. COMPAT_ROWS drives only the rows that contain it.
 """
@@ -127,7 +127,7 @@ def main():
         return
     signal.signal(signal.SIGALRM, too_slow)
     only = os.environ.get("COMPAT_ROWS", "")
-    world = World(sys.argv[2], sys.argv[3])
+    world = World(*sys.argv[2:5])
     # The SDK and its libraries print too: the table is what goes to the real standard output.
     output, sys.stdout = sys.stdout, sys.stderr
     for group, row, case in rows():

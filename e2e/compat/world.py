@@ -92,8 +92,9 @@ def refusal(action):
 class World:
     """Clients of one server, made when they are first asked for."""
 
-    def __init__(self, url, folder):
+    def __init__(self, url, tokens_url, folder):
         self.url = url
+        self.tokens_url = tokens_url
         self.folder = pathlib.Path(folder)
         self._runner = asyncio.Runner()
         self._numbers = itertools.count(1)

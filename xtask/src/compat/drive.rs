@@ -36,11 +36,13 @@ impl Driver<'_> {
         let folder = self.folder.join(version);
         fs::create_dir_all(folder.join("home")).context("make a folder for the run")?;
         let mut command = self.command(version, sdk, &folder);
-        let server;
+        // They live as long as this.
+        let (keys, tokens);
         if self.arguments.is_empty() {
-            server = Server::start(self.root, self.binary, &folder)?;
-            command.args([&server.url, &folder.display().to_string()]);
-            command.env("TINKER_BASE_URL", &server.url);
+            keys = self.server(&folder.join("keys"), false)?;
+            tokens = self.server(&folder.join("tokens"), true)?;
+            command.args([&keys.url, &tokens.url, &folder.display().to_string()]);
+            command.env("TINKER_BASE_URL", &keys.url);
         } else {
             command.args(self.arguments);
         }
@@ -56,6 +58,16 @@ impl Driver<'_> {
         let rows = rows?;
         ensure!(!rows.is_empty(), "find a row: see {}/sdk.log", folder.display());
         Ok(rows)
+    }
+
+    /// A server that takes keys, or one that exchanges them for tokens.
+    fn server(&self, folder: &Path, tokens: bool) -> Result<Server> {
+        fs::create_dir_all(folder).context("make a folder for a server")?;
+        let mut command = Command::new(self.binary);
+        command.args(["serve", "nano=models/nano", "--port", "0", "--data-dir"]);
+        command.arg(folder.join("data")).current_dir(self.root);
+        command.env("TINSMITH_JWT_AUTH", tokens.to_string());
+        Server::start(command, folder)
     }
 
     fn command(&self, version: &str, sdk: &Path, folder: &Path) -> Command {
@@ -77,16 +89,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(root: &Path, binary: &str, folder: &Path) -> Result<Self> {
+    fn start(mut command: Command, folder: &Path) -> Result<Self> {
         let log = fs::File::create(folder.join("server.log")).context("make a log")?;
-        let mut process = Command::new(binary)
-            .args(["serve", "nano=models/nano", "--port", "0", "--data-dir"])
-            .arg(folder.join("data"))
-            .current_dir(root)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("start {binary}"))?;
+        let mut process =
+            command.stdout(Stdio::piped()).stderr(log).spawn().context("start the server")?;
         let output = process.stdout.take().context("read what the server prints")?;
         let (found, url) = mpsc::channel();
         let read = move || {

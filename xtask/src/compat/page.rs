@@ -83,6 +83,7 @@ in its sync and its async face, and every `tinker` command, checks what comes ba
 `cargo xtask test` drives three versions again and compares.
 
 * **works**: it did what it is for, and the case in `e2e/compat` checked that.
+  `whoami` is asked of a server with the setting `jwt_auth`, all else of one with the defaults.
 * **refused**: the server, or the SDK itself, refuses it with the message that the number names.
 * **fails**: it should work and does not; the number names the error.
 * **–**: the version does not have it.
