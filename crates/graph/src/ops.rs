@@ -186,3 +186,6 @@ fn alias(keyword: &str) -> &str {
         keyword => keyword,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,8 @@ fn to(call: &mut Call<'_>) -> Fallible<Value> {
 fn one_hot(call: &mut Call<'_>) -> Fallible<Value> {
     let (input, classes) = (call.tensor(0)?, call.int_or(1, -1)?);
     let greatest = input.data().iter().copied().fold(-1.0, f64::max);
-    let classes = if classes < 0 { crate::value::whole(greatest) + 1 } else { classes };
+    let classes =
+        if classes < 0 { crate::value::whole(greatest).saturating_add(1) } else { classes };
     let classes = usize::try_from(classes).map_err(|_| "a negative number of classes")?;
     let places = super::index::places(&input, classes)?;
     call.tape.budget.tensor(places.len().saturating_mul(classes), 0)?;

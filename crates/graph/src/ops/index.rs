@@ -57,6 +57,8 @@ pub(super) fn selected(
     let mut shape = input.shape().to_vec();
     if let Some(size) = shape.get_mut(dim) {
         *size = indices.len();
+    } else if indices.len() != 1 {
+        return Err(format!("{} elements of a scalar", indices.len()));
     }
     let count = elements(&shape);
     call.tape.budget.tensor(count, 1)?;

@@ -164,6 +164,9 @@ fn movedim(call: &mut Call<'_>) -> Fallible<Value> {
     let input = call.tensor(0)?;
     let rank = input.rank();
     let (from, to) = (call.dim_or(1, 0, rank)?, call.dim_or(2, 0, rank)?);
+    if rank == 0 {
+        return Ok(input.into());
+    }
     let mut dims: Vec<usize> = (0..rank).filter(|dim| *dim != from).collect();
     dims.insert(to.min(dims.len()), from);
     Ok(permuted(call, &input, &dims)?.into())
