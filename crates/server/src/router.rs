@@ -103,8 +103,14 @@ fn legacy(path: &'static str, operation: Operation) -> Route {
 }
 
 /// All endpoints.
-#[rustfmt::skip]
 fn table() -> Vec<Route> {
+    let groups = [clients(), work(), records(), of_tinkerbell()];
+    groups.into_iter().flatten().collect()
+}
+
+/// What a client needs before it works: configuration, keys, sessions.
+#[rustfmt::skip]
+fn clients() -> Vec<Route> {
     vec![
         get("/", "this list", list),
         get("/openapi.json", "this list in the form of OpenAPI", described),
@@ -128,7 +134,13 @@ fn table() -> Vec<Route> {
         put("/api/v1/sessions/{session_id}/project", "move a session into a project", sessions::assign_project),
         get("/api/v1/sessions/{session_id}/trace_export", "a link to a trace of a session's operations", traces::export),
         get("/api/v1/traces/{tenant}/{session_id}", "a session's operations for Perfetto, by a link", traces::trace),
+    ]
+}
 
+/// What the engine does, and how its results are waited for.
+#[rustfmt::skip]
+fn work() -> Vec<Route> {
+    vec![
         post("/api/v1/create_model", "create a training run", training::create_model),
         post("/api/v1/get_info", "base model, tokenizer and LoRA of a run", runs::get_info),
         tinker("/api/v1/forward", "logprobs and loss", shared(Operation::Forward, training::forward)),
@@ -152,7 +164,13 @@ fn table() -> Vec<Route> {
         post("/api/v1/retrieve_future", "wait for a result", futures::retrieve),
         post("/api/v1/retrieve_futures", "wait for any of a client's samples", futures::retrieve_many),
         post("/api/v1/cancel_future", "give up a sample", futures::cancel),
+    ]
+}
 
+/// What is kept: runs, checkpoints, the audit log, usage.
+#[rustfmt::skip]
+fn records() -> Vec<Route> {
+    vec![
         get("/api/v1/training_runs", "list training runs, newest first", runs::list),
         get("/api/v1/training_runs/{run_id}", "one training run", runs::get),
         get("/api/v1/training_runs/{run_id}/checkpoints", "a run's checkpoints", checkpoints::list_of_run),
@@ -170,7 +188,13 @@ fn table() -> Vec<Route> {
         get("/api/v1/audit", "what was made, read, changed and deleted, and by whom", audit::list),
         get("/api/v1/billing/usage/events", "what was used, by the hour", billing::usage),
         get("/api/v1/billing/usage/checkpoints/current", "checkpoints that are kept, by project", billing::storage),
+    ]
+}
 
+/// Endpoints that only Tinkerbell's dialect has.
+#[rustfmt::skip]
+fn of_tinkerbell() -> Vec<Route> {
+    vec![
         tinker("/api/v1/forward_async", "logprobs and loss of chats, later", own(Operation::Forward, Face::Async)),
         tinker("/api/v1/forward_backward_async", "the same and gradients, later", own(Operation::ForwardBackward, Face::Async)),
         tinker("/api/v1/optim_step_async", "apply the gathered gradients, later", own(Operation::OptimStep, Face::Async)),

@@ -147,7 +147,7 @@ async fn samplers_in_flight_move_together_whether_in_memory_or_not() {
         let learn = |seed| [ForwardBackward(seed), Step];
         assert_done(&world.play(0, 0, &[Op::Create, Op::InFlight(0), Op::Sampler(1)]).await);
         let first = world.sample(0, 0).await;
-        assert_done(&[first.clone()]);
+        assert_done(std::slice::from_ref(&first));
         assert_done(&world.play(0, 3, &learn(1)).await);
         assert_eq!(world.sample(0, 1).await, first, "training alone moves nothing");
         assert_done(&world.play(0, 5, &[Op::InFlight(2)]).await);

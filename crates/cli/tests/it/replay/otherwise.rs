@@ -37,12 +37,14 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
     ("*/save_weights_external", "*age_encryption_recipients[0]: it is a damaged*", FAULTY),
     ("*", "GET billing/usage/events without *", DATES),
     ("*/admin.get_audit_log__day", "GET audit without entries[]", DATES),
+    ("*/admin.get_audit_log", "GET audit without entries[].purpose", PURPOSE),
     ("*/rest.search_sessions", "POST sessions/search without *", PAGE),
 ];
 
 const TEXT: &str = "the models that are offered read text, and the answer says so";
 const DIMUON: &str = "its definition is not public, and the answer says so";
 const MADE_UP: &str = "the recorded setting or key is made up, and the answer says so";
+const PURPOSE: &str = "only reading weights has one, and nobody has read any";
 const PAGE: &str = "the recorded page goes on, with sessions that ended";
 const DATES: &str = "what is asked for was before this server";
 const FAULTY: &str = "the recorded answer, or the request, is wrong on purpose";

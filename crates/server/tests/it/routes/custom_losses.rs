@@ -3,24 +3,24 @@ use serde_json::{Value, json};
 
 use crate::harness::{Server, config, datum, forward_backward};
 
-fn node(op: &str, name: &str, target: &str, args: Value) -> Value {
+fn node(op: &str, name: &str, target: &str, args: &Value) -> Value {
     json!({"op": op, "name": name, "target": target, "args": args, "kwargs": {}})
 }
 
 /// `-(logprobs * weights).sum()`, with another function in place of `sum` if wanted.
 fn body(session: &str, number: i64, function: &str) -> Value {
     let nodes = [
-        node("placeholder", "logprobs", "logprobs", json!([])),
-        node("placeholder", "weights", "weights", json!([])),
+        node("placeholder", "logprobs", "logprobs", &json!([])),
+        node("placeholder", "weights", "weights", &json!([])),
         node(
             "call_function",
             "mul",
             "operator.mul",
-            json!([{"ref": "logprobs"}, {"ref": "weights"}]),
+            &json!([{"ref": "logprobs"}, {"ref": "weights"}]),
         ),
-        node("call_function", "sum_1", function, json!([{"ref": "mul"}])),
-        node("call_function", "neg", "operator.neg", json!([{"ref": "sum_1"}])),
-        node("output", "output", "output", json!([{"tuple": [{"ref": "neg"}, {"dict": {}}]}])),
+        node("call_function", "sum_1", function, &json!([{"ref": "mul"}])),
+        node("call_function", "neg", "operator.neg", &json!([{"ref": "sum_1"}])),
+        node("output", "output", "output", &json!([{"tuple": [{"ref": "neg"}, {"dict": {}}]}])),
     ];
     json!({
         "session_id": session, "custom_loss_seq_id": number, "name": "nll", "type": "create_custom_loss",
@@ -84,7 +84,7 @@ async fn what_is_not_allowed_is_refused() {
     assert_snapshot!(create(json!({"inputs": 3})).await, @r#"400 {"code":"malformed_body","detail":"failed to read the JSON body: `inputs`: invalid type: integer `3`, expected a sequence at line 1 column 643"}"#);
     assert_snapshot!(create(json!({"graph": "gASVKAAAAAAAAACM"})).await, @r#"400 {"code":"invalid_custom_loss","detail":"graph: has no list \"nodes\""}"#);
     assert_snapshot!(create(json!({"graph": {"format": 1, "nodes": [[]]}})).await, @r#"400 {"code":"invalid_custom_loss","detail":"graph: nodes[0]: has no text \"op\""}"#);
-    let many = vec![node("placeholder", "a", "a", json!([])); 60];
+    let many = vec![node("placeholder", "a", "a", &json!([])); 60];
     assert_snapshot!(create(json!({"graph": {"format": 1, "nodes": many}})).await, @r#"400 {"code":"invalid_custom_loss","detail":"graph: has 60 nodes; the limit is 50"}"#);
     for number in 1..4 {
         let made = server.post("create_custom_loss", body(&session, number, "torch.sum")).await;
