@@ -81,7 +81,8 @@ def telemetry(world, call):
 def queue_state(world, call):
     """The observer that the SDK calls while it waits; it only logs."""
     state = importlib.import_module("tinker.lib.api_future_impl").QueueState
-    call(world.training, state.PAUSED_CAPACITY)
+    takes_reason = accepts("TrainingClient", "on_queue_state_change", "queue_state_reason")
+    call(world.training, state.PAUSED_CAPACITY, *(["a test"] if takes_reason else []))
 
 
 @covers("TrainingClient.get_console_url")

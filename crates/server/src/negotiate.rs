@@ -31,7 +31,7 @@ pub(crate) fn sdk_version(headers: &HeaderMap) -> Option<[u32; 3]> {
 
 /// Whether the program fails on usage of storage that says whether it is for free.
 pub(crate) fn fails_on_free(headers: &HeaderMap) -> bool {
-    sdk_version(headers).is_some_and(|version| version < [0, 27, 0])
+    sdk_version(headers).is_some_and(|version| version < [0, 31, 0])
 }
 
 /// Whether the program fails on a listing with a checkpoint of the type `external`.
