@@ -28,7 +28,10 @@ use crate::{
     body,
     error::{Error, Result},
     negotiate,
-    routes::{custom_losses, tinkerbell},
+    routes::{
+        custom_losses,
+        tinkerbell::{self, Found},
+    },
     state::{Shared, Stopping, Tenant},
 };
 
@@ -47,6 +50,10 @@ pub(crate) async fn retrieve(
     drop(body);
     if let Some(made) = custom_losses::result(&app, &tenant, &id).await? {
         return Ok(made.into_response());
+    }
+    let stopped = stopping.as_ref().map(|Extension(stopping)| stopping.clone());
+    if let Some(found) = tinkerbell::kept(&app, &tenant, stopped, &id).await? {
+        return of_kept(found, &id);
     }
     let bytes_max = if allow_metadata_only { app.config.unannounced_bytes_max } else { usize::MAX };
     let peeked = tokio::select! {
@@ -130,6 +137,18 @@ pub(crate) async fn cancel(
     match app.store.cancel_sample(&tenant, &body.value.request_id).await {
         Ok(()) | Err(tinsmith_store::Error::NotFound { .. }) => Ok(Json(serde_json::json!({}))),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// A sample of the other dialect that is asked for here; its result is kept in JSON.
+fn of_kept(found: Found, id: &RequestId) -> Result<Response> {
+    match found {
+        Found::Pending => Ok(pending(QueueState::Active)),
+        Found::Gone => Err(Error::Gone { code: "request_expired", detail: gone(id) }),
+        Found::Failed(failure) => Ok(failed(failure)),
+        Found::Done(result) => {
+            Ok(([(header::CONTENT_TYPE, "application/json")], result).into_response())
+        }
     }
 }
 

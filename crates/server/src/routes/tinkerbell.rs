@@ -27,7 +27,7 @@ mod prefer;
 mod sample;
 mod service;
 
-pub(crate) use answer::{official_id, retrieve};
+pub(crate) use answer::{Found, kept, official_id, retrieve};
 use prefer::Prefer;
 pub(crate) use sample::Drawing;
 pub(crate) use service::{favicon, loss_functions, register_custom_loss};

@@ -102,8 +102,21 @@ pub(super) async fn waited(
     }
 }
 
+/// How a sample that outlives the server stands, for polls of the official path; `None` for other requests.
+pub(crate) async fn kept(
+    app: &Shared,
+    tenant: &TenantId,
+    stopping: Option<Stopping>,
+    id: &RequestId,
+) -> Result<Option<Found>> {
+    if !sample::is_kept(id) {
+        return Ok(None);
+    }
+    look(app, tenant, stopping, id, app.config.poll_wait_max).await.map(Some)
+}
+
 /// What a look at a future finds; a result is the official one in JSON.
-pub(super) enum Found {
+pub(crate) enum Found {
     Pending,
     Gone,
     Failed(Failure),

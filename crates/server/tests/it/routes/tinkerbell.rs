@@ -412,6 +412,8 @@ async fn samples_need_no_sampling_session() {
         assert!(id.starts_with("future_kept-"), "{id}");
         assert!(!submitted.text("model_id").is_empty());
         assert_eq!(result(&server, &id).await.json()["text"], drawn.json()["text"]);
+        let official = server.post("retrieve_future", json!({"request_id": id})).await;
+        assert_eq!(official.json()["sequences"][0]["tokens"], json!([7, 8]), "{}", official.line());
     }
     let check = async |body: Value| server.post("sample", body).await.line();
     assert_snapshot!(check(json!({"base_model": "nano"})).await, @r#"400 {"code":"invalid_prompt","detail":"wants either prompt (a text, or tokens) or messages (a chat to answer)"}"#);

@@ -106,7 +106,7 @@ async fn faults_of_datums_fail_their_future() {
         server.done("forward_backward", body).await.line()
     };
     assert_snapshot!(check(|input| input["data"] = json!([])).await, @r#"200 {"category":"user","error":"data is empty"}"#);
-    assert_snapshot!(check(|input| input["loss_fn"] = json!("mse")).await, @r#"200 {"category":"user","error":"loss_fn \"mse\" is unknown; known: cross_entropy, importance_sampling, ppo, cispo, dro, gspo, stable_reinforce"}"#);
+    assert_snapshot!(check(|input| input["loss_fn"] = json!("mse")).await, @r#"200 {"category":"user","error":"loss_fn \"mse\" is unknown; known: cross_entropy, importance_sampling, ppo, cispo, dro, gspo, stable_reinforce, custom"}"#);
     assert_snapshot!(check(|input| {
         input["data"][1]["model_input"]["chunks"][0]["tokens"] = json!([1, 2, 1000]);
     }).await, @r#"200 {"category":"user","error":"data[1].model_input.chunks[0].tokens[2] is the token 1000, which is out of the vocabulary of 1000"}"#);
