@@ -33,7 +33,12 @@ async fn spoilt_requests_are_refused() {
     let server = Arc::new(Server::start());
     let mut endpoints = JoinSet::new();
     for (endpoint, requests) in distinct() {
-        endpoints.spawn(spoil(Arc::clone(&server), endpoint, requests, times));
+        // A spoilt poll may wait as long as a good one: they wait beside each other.
+        let at_once = if endpoint.contains("retrieve_future") { 1 } else { requests.len() };
+        for requests in requests.chunks(at_once) {
+            let (server, endpoint) = (Arc::clone(&server), endpoint.clone());
+            endpoints.spawn(spoil(server, endpoint, requests.to_vec(), times));
+        }
     }
     let (mut problems, mut sent) = (Vec::new(), 0);
     while let Some(endpoint) = endpoints.join_next().await {
