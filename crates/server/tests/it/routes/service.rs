@@ -182,6 +182,7 @@ async fn openapi_has_every_endpoint() {
     let operations = paths.map(|methods| methods.as_object().unwrap().len()).sum::<usize>();
     assert_eq!(operations, listed["endpoints"].as_array().unwrap().len());
     assert!(described >= 25, "{described}");
+    assert_snapshot!("openapi", serde_json::to_string_pretty(&document["paths"]).unwrap());
     let finish = &document["paths"]["/api/v1/sessions/{session_id}/finish"]["post"];
     assert_snapshot!(finish["requestBody"], @r#"{"content":{"application/json":{"schema":{"properties":{"detail":{"type":"string"},"reason":{}},"required":["reason"],"type":"object"}}},"required":true}"#);
     assert_snapshot!(finish["parameters"], @r#"[{"in":"path","name":"session_id","required":true,"schema":{"type":"string"}}]"#);
