@@ -186,4 +186,12 @@ impl Stopping {
             std::future::pending::<()>().await;
         }
     }
+
+    /// The same where nobody may be there to say so: then it never returns.
+    pub(crate) async fn told(stopping: Option<Self>) {
+        match stopping {
+            Some(stopping) => stopping.wait().await,
+            None => std::future::pending().await,
+        }
+    }
 }

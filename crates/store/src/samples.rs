@@ -1,7 +1,7 @@
 //! The table of samples: in memory only, bounded by count and bytes.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -265,14 +265,14 @@ impl Samples {
         self.ended.spans.extend(ended.spans.into_iter().take(room));
     }
 
-    /// A sampler's samples that have not ended, in no order.
+    /// Those samples of some samplers that have not ended, in no order.
     pub(crate) fn unfinished(
         &self,
         tenant: &TenantId,
-        session: &SamplingSessionId,
+        samplers: &HashSet<SamplingSessionId>,
     ) -> Vec<SampleSpan> {
         let open = self.by_id.iter().filter(|(_, sample)| {
-            sample.session == *session
+            samplers.contains(&sample.session)
                 && sample.tenant == *tenant
                 && !matches!(sample.state, State::Finished { .. })
         });

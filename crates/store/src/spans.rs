@@ -80,6 +80,7 @@ impl Store {
     ) -> Result<(Vec<Span>, bool)> {
         self.settle_ledger().await?;
         let (_, samplers) = self.session_children(tenant, id).await?;
+        let samplers = samplers.into_iter().collect();
         let (owner, key) = (tenant.clone(), id.clone());
         let (mut found, cut) =
             self.read(move |conn| spans::of_session(conn, &owner, &key, limit)).await?;
@@ -88,8 +89,8 @@ impl Store {
         for span in found.iter_mut().filter(|span| span.finished_at.is_none()) {
             span.started_at = index.started_at(&span.request_id);
         }
-        let running = samplers.iter().flat_map(|sampler| index.samples.unfinished(tenant, sampler));
-        found.extend(running.map(|span| span.into_span(now)));
+        let running = index.samples.unfinished(tenant, &samplers);
+        found.extend(running.into_iter().map(|span| span.into_span(now)));
         drop(index);
         found.sort_by(|a, b| {
             let place = |span: &Span| (span.created_at, span.seq_id, span.request_id.clone());

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, types::Type};
 use serde::{Serialize, de::DeserializeOwned};
+use tinsmith_types::ids::TenantId;
 
 use crate::{
-    BlobId, Error, Result,
+    BlobId, Digest, Error, Result,
     spool::{self, Place, Spool},
     store::Shared,
 };
@@ -70,6 +71,26 @@ impl Tx<'_> {
             return Ok(Stored::Inline(bytes.clone()));
         }
         Ok(Stored::Spooled(self.spool.append(bytes)?))
+    }
+
+    /// Whether the row of this `id` in `table` is what the same request made before.
+    pub(crate) fn repeats(
+        &self,
+        table: &str,
+        id: &str,
+        (tenant, digest): (&TenantId, &Digest),
+        what: &str,
+    ) -> Result<bool> {
+        let select = format!("SELECT tenant, digest FROM {table} WHERE id = ?1");
+        let first = self
+            .conn
+            .prepare_cached(&select)?
+            .query_row([id], |row| Ok((TenantId(row.get(0)?), row.get::<_, Digest>(1)?)));
+        match first.optional()? {
+            None => Ok(false),
+            Some((owner, first)) if owner == *tenant && first == *digest => Ok(true),
+            Some(_) => Err(Error::Conflict { what: format!("{what} {id}") }),
+        }
     }
 
     /// The blob is on disk; nothing may come to name one that is not.

@@ -13,6 +13,8 @@ use tinsmith_store::{
 use tinsmith_types::ids::{ModelId, RequestId, SeqId};
 use tokio::sync::mpsc as tokio_mpsc;
 
+use crate::convert;
+
 /// Completions that share one commit.
 const BATCH_MAX: usize = 64;
 /// How long a full disk is left alone before the first retry; doubled with each one.
@@ -31,6 +33,24 @@ pub(crate) enum Finish {
     Snapshot { files: Box<Staged> },
     /// Answered once everything before it is on disk.
     Flush(mpsc::Sender<()>),
+}
+
+impl Finish {
+    /// Files, and the JSON result of the request that they were made for.
+    pub(crate) fn stage(
+        files: Staged,
+        request_id: &RequestId,
+        result: &serde_json::Value,
+        effect: StagedEffect,
+    ) -> Self {
+        let completion = Completion {
+            request_id: request_id.clone(),
+            outcome: Outcome::Done(convert::json(result)),
+            digest: None,
+            effect: Effect::None,
+        };
+        Self::Stage { files: Box::new(files), completion, effect }
+    }
 }
 
 /// A directory to be made durable.

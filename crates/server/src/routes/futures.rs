@@ -51,15 +51,15 @@ pub(crate) async fn retrieve(
     if let Some(made) = custom_losses::result(&app, &tenant, &id).await? {
         return Ok(made.into_response());
     }
-    let stopped = stopping.as_ref().map(|Extension(stopping)| stopping.clone());
-    if let Some(found) = tinkerbell::kept(&app, &tenant, stopped, &id).await? {
+    let stopping = stopping.map(|Extension(stopping)| stopping);
+    if let Some(found) = tinkerbell::kept(&app, &tenant, stopping.clone(), &id).await? {
         return of_kept(found, &id);
     }
     let bytes_max = if allow_metadata_only { app.config.unannounced_bytes_max } else { usize::MAX };
     let peeked = tokio::select! {
         biased;
         peeked = app.store.peek(&tenant, &id, app.config.poll_wait_max, bytes_max) => peeked?,
-        () = stop(stopping) => return Ok(come_back()),
+        () = Stopping::told(stopping) => return Ok(come_back()),
     };
     let retrieved = match peeked {
         Peeked::Larger { bytes } => {
@@ -88,6 +88,7 @@ pub(crate) async fn retrieve_many(
     let RetrieveFuturesRequest { target, prev_cursor, timeout, retrieved_request_ids } =
         body.value.clone();
     drop(body);
+    let stopping = stopping.map(|Extension(stopping)| stopping);
     let FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id } = target;
     let wait_max = app.config.poll_wait_max;
     let wait = match timeout.map(Duration::try_from_secs_f64) {
@@ -107,7 +108,7 @@ pub(crate) async fn retrieve_many(
     let page = tokio::select! {
         biased;
         page = app.store.feed(&tenant, query, wait) => page?,
-        () = stop(stopping) => return Ok(come_back()),
+        () = Stopping::told(stopping) => return Ok(come_back()),
     };
     let completion = |EndedSample { request_id, bytes }| match bytes {
         Some(bytes) => FutureCompletion::Finished {
@@ -118,14 +119,6 @@ pub(crate) async fn retrieve_many(
     };
     let completions = page.ended.into_iter().map(completion).collect();
     Ok(Json(RetrieveFuturesResponse { completions, cursor: page.cursor }).into_response())
-}
-
-/// Returns when the server begins to stop.
-async fn stop(stopping: Option<Extension<Stopping>>) {
-    match stopping {
-        Some(Extension(stopping)) => stopping.wait().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// `POST cancel_future`. Unknown ids are answered alike: the SDK would repeat anything else.

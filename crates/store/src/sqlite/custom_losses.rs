@@ -1,10 +1,10 @@
 //! Statements about losses that clients sent.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use tinsmith_types::ids::{LossId, SessionId, TenantId};
 
 use crate::{
-    CustomLossRecord, Digest, Error, NewCustomLoss, Result,
+    CustomLossRecord, NewCustomLoss, Result,
     sqlite::{Tx, found, sessions, unsigned},
 };
 
@@ -17,15 +17,9 @@ impl Tx<'_> {
         session_max: u64,
     ) -> Result<bool> {
         sessions::session(self.conn, tenant, &new.session_id)?;
-        let select = "SELECT tenant, digest FROM custom_losses WHERE id = ?1";
-        let first = self
-            .conn
-            .prepare_cached(select)?
-            .query_row([&new.id.0], |row| Ok((TenantId(row.get(0)?), row.get::<_, Digest>(1)?)));
-        match first.optional()? {
-            None => {}
-            Some((owner, digest)) if owner == *tenant && digest == new.digest => return Ok(true),
-            Some(_) => return Err(Error::Conflict { what: format!("custom loss {}", new.id) }),
+        let made_by = (tenant, &new.digest);
+        if self.repeats("custom_losses", &new.id.0, made_by, "custom loss")? {
+            return Ok(true);
         }
         let count = "SELECT count(*) FROM custom_losses WHERE session_id = ?1";
         let count: i64 =

@@ -1,6 +1,6 @@
 //! Statements about sampling sessions.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 use serde_json::json;
 use tinsmith_types::{
     futures::SAMPLES_PER_CLONE,
@@ -9,7 +9,7 @@ use tinsmith_types::{
 };
 
 use crate::{
-    BlobId, CheckpointKind, Digest, Error, NewSamplingSession, Result, SamplingSessionRecord,
+    BlobId, CheckpointKind, NewSamplingSession, Result, SamplingSessionRecord,
     feeds::{BLOCK, FeedId, LostBlock},
     sqlite::{Tx, checkpoints::Name, found, runs, sessions, signed, time},
 };
@@ -21,19 +21,9 @@ impl Tx<'_> {
         new: &NewSamplingSession,
     ) -> Result<SamplingSessionRecord> {
         sessions::session(self.conn, tenant, &new.session_id)?;
-        let select = "SELECT tenant, digest FROM sampling_sessions WHERE id = ?1";
-        let first = self
-            .conn
-            .prepare_cached(select)?
-            .query_row([&new.id.0], |row| Ok((TenantId(row.get(0)?), row.get::<_, Digest>(1)?)));
-        match first.optional()? {
-            None => {}
-            Some((owner, digest)) if owner == *tenant && digest == new.digest => {
-                return sampling_session(self.conn, tenant, &new.id);
-            }
-            Some(_) => {
-                return Err(Error::Conflict { what: format!("sampling session {}", new.id) });
-            }
+        let made_by = (tenant, &new.digest);
+        if self.repeats("sampling_sessions", &new.id.0, made_by, "sampling session")? {
+            return sampling_session(self.conn, tenant, &new.id);
         }
         if let Some(blob) = &new.blob {
             self.check_blob(blob)?;

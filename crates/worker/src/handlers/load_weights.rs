@@ -1,7 +1,7 @@
 //! Loads a checkpoint: into a run, or as the beginning of a new one.
 
 use tinsmith_engine::Backend;
-use tinsmith_store::{CheckpointKind, Completion, Effect, Failure, Outcome};
+use tinsmith_store::{CheckpointKind, Failure};
 use tinsmith_types::{
     ids::{ModelId, SeqId},
     path::{self, CheckpointPath},
@@ -9,7 +9,6 @@ use tinsmith_types::{
 };
 
 use crate::{
-    convert,
     finisher::{Finish, StagedEffect},
     run::{Item, Purpose},
     worker::{Worker, engine_failure, server_failure, user_failure},
@@ -35,16 +34,7 @@ pub(crate) fn run<B: Backend>(
         }
     };
     let body = serde_json::json!({ "path": request.path, "model_id": id, "type": "load_weights" });
-    worker.send(Finish::Stage {
-        files: Box::new(files),
-        completion: Completion {
-            request_id: request_id.clone(),
-            outcome: Outcome::Done(convert::json(&body)),
-            digest: None,
-            effect: Effect::None,
-        },
-        effect: StagedEffect::Loaded(item.seq_id),
-    });
+    worker.send(Finish::stage(files, request_id, &body, StagedEffect::Loaded(item.seq_id)));
     worker.saved(id);
 }
 

@@ -1,7 +1,7 @@
 //! Saves a training checkpoint: weights and optimizer, without the pending gradient.
 
 use tinsmith_engine::{Backend, Parts};
-use tinsmith_store::{CheckpointKind, Completion, Effect, Outcome};
+use tinsmith_store::CheckpointKind;
 use tinsmith_types::{ids::ModelId, weights::SaveWeightsRequest};
 
 use crate::{
@@ -40,14 +40,5 @@ pub(crate) fn run<B: Backend>(
     );
     let new = tinsmith_store::NewCheckpoint { overwrite: request.overwrite, ..new };
     let body = serde_json::json!({ "path": path, "type": "save_weights" });
-    worker.send(Finish::Stage {
-        files: Box::new(files),
-        completion: Completion {
-            request_id: request_id.clone(),
-            outcome: Outcome::Done(convert::json(&body)),
-            digest: None,
-            effect: Effect::None,
-        },
-        effect: StagedEffect::Checkpoint(Box::new(new)),
-    });
+    worker.send(Finish::stage(files, request_id, &body, StagedEffect::Checkpoint(Box::new(new))));
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tinsmith_engine::{Backend, Parts};
 use tinsmith_seal::Recipients;
-use tinsmith_store::{CheckpointKind, Completion, Effect, Failure, Outcome};
+use tinsmith_store::{CheckpointKind, Failure};
 use tinsmith_types::{ids::ModelId, weights::SaveWeightsExternalRequest};
 
 use crate::{
@@ -40,16 +40,7 @@ pub(crate) fn run<B: Backend>(
         "type": "save_weights_external",
     });
     let new = convert::checkpoint(worker, id, kind, name, request.ttl_seconds, None);
-    worker.send(Finish::Stage {
-        files: Box::new(files),
-        completion: Completion {
-            request_id: request_id.clone(),
-            outcome: Outcome::Done(convert::json(&body)),
-            digest: None,
-            effect: Effect::None,
-        },
-        effect: StagedEffect::Checkpoint(Box::new(new)),
-    });
+    worker.send(Finish::stage(files, request_id, &body, StagedEffect::Checkpoint(Box::new(new))));
 }
 
 /// The same files, each encrypted to all recipients and named so.

@@ -2,7 +2,7 @@
 //! moves all the others of its run.
 
 use tinsmith_engine::{Backend, Parts};
-use tinsmith_store::{BlobId, CheckpointKind, Completion, Effect, NewSamplingSession, Outcome};
+use tinsmith_store::{BlobId, CheckpointKind, NewSamplingSession};
 use tinsmith_types::{
     ids::{ModelId, RequestId, SamplingSessionId},
     weights::{SamplerKind, SaveWeightsForSamplerRequest},
@@ -39,16 +39,7 @@ pub(crate) fn run<B: Backend>(
         },
     };
     worker.note(id, item, true);
-    worker.send(Finish::Stage {
-        files: Box::new(files),
-        completion: Completion {
-            request_id: request_id.clone(),
-            outcome: Outcome::Done(convert::json(&body)),
-            digest: None,
-            effect: Effect::None,
-        },
-        effect,
-    });
+    worker.send(Finish::stage(files, request_id, &body, effect));
 }
 
 fn named<B: Backend>(

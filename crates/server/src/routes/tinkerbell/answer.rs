@@ -130,12 +130,7 @@ async fn look(
     id: &RequestId,
     wait: Duration,
 ) -> Result<Found> {
-    let stop = async {
-        match stopping {
-            Some(stopping) => stopping.wait().await,
-            None => std::future::pending().await,
-        }
-    };
+    let stop = Stopping::told(stopping);
     if sample::is_kept(id) {
         return tokio::select! {
             biased;
