@@ -29,6 +29,8 @@ mod future;
 mod http;
 mod sampling;
 mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod training;
 
 pub use config::Config;

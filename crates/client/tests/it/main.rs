@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod kit;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},

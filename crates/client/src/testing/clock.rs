@@ -1,0 +1,231 @@
+//! A clock for tests, on which nobody waits.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+/// Real time without anything new, after which the clock moves on by itself.
+const QUIET: Duration = Duration::from_millis(15);
+
+/// A clock that moves on to the end of the next sleep as soon as nothing else happens, or only when told to
+/// ([`manual`](Self::manual)); it keeps how long it was asked to sleep. Clones are the same clock.
+#[derive(Clone)]
+pub struct TestClock {
+    shared: Arc<Shared>,
+    _driver: Option<Arc<Driver>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    start: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    elapsed: Duration,
+    /// By their ends, and the order in which they began.
+    sleepers: BTreeMap<(Duration, u64), Option<Waker>>,
+    asked: Vec<Duration>,
+    /// Sleeps that began or ended so far.
+    changes: u64,
+    closed: bool,
+}
+
+/// Ends the thread that moves a clock on, with the last clone of the clock.
+struct Driver(Arc<Shared>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl TestClock {
+    /// One that moves on by itself.
+    ///
+    /// # Panics
+    ///
+    /// No thread can be started.
+    pub fn new() -> Self {
+        let shared = Shared::new();
+        let driven = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("tinsmith-clock".to_owned())
+            .spawn(move || driven.drive())
+            .expect("a test process may start a thread");
+        let driver = Arc::new(Driver(Arc::clone(&shared)));
+        Self { shared, _driver: Some(driver) }
+    }
+
+    /// One that [`advance`](Self::advance) moves, and nothing else.
+    pub fn manual() -> Self {
+        Self { shared: Shared::new(), _driver: None }
+    }
+
+    /// Moves on by so much, and wakes those whose sleeps end by then.
+    pub fn advance(&self, duration: Duration) {
+        let mut state = self.shared.lock();
+        let end = state.elapsed + duration;
+        let woken = state.move_to(end);
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// How far it has moved.
+    pub fn elapsed(&self) -> Duration {
+        self.shared.lock().elapsed
+    }
+
+    /// All sleeps that it was asked for, in the order in which they began.
+    pub fn sleeps(&self) -> Vec<Duration> {
+        self.shared.lock().asked.clone()
+    }
+
+    /// Sleeps that have not ended.
+    pub fn sleepers(&self) -> usize {
+        self.shared.lock().sleepers.len()
+    }
+
+    /// Its time: that of its making, and what has passed on it.
+    pub fn now(&self) -> Instant {
+        self.shared.start + self.elapsed()
+    }
+
+    /// Ends when so much has passed on it. Begins at once.
+    pub fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.nap(duration))
+    }
+
+    fn nap(&self, duration: Duration) -> Nap {
+        let mut state = self.shared.lock();
+        state.asked.push(duration);
+        state.changes += 1;
+        let key = (state.elapsed.saturating_add(duration), state.changes);
+        state.sleepers.insert(key, None);
+        drop(state);
+        self.shared.changed.notify_all();
+        Nap { shared: Arc::clone(&self.shared), key }
+    }
+}
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for TestClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestClock").field("elapsed", &self.elapsed()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    #[expect(clippy::disallowed_methods, reason = "where this clock begins to count")]
+    fn new() -> Arc<Self> {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Arc::new(Self { start: Instant::now(), state, changed })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the clock on whenever it is quiet, until the clock is dropped.
+    fn drive(&self) {
+        let mut state = self.lock();
+        while !state.closed {
+            let changes = state.changes;
+            let waited = self.changed.wait_timeout(state, QUIET);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let next = state.sleepers.first_key_value().map(|((end, _), _)| *end);
+            if let Some(end) = next
+                && state.changes == changes
+            {
+                let woken = state.move_to(end);
+                drop(state);
+                woken.into_iter().for_each(Waker::wake);
+                state = self.lock();
+            }
+        }
+    }
+}
+
+impl State {
+    /// The time is `end`; returns those to wake.
+    fn move_to(&mut self, end: Duration) -> Vec<Waker> {
+        self.elapsed = self.elapsed.max(end);
+        let later = self.sleepers.split_off(&(end, u64::MAX));
+        let ended = std::mem::replace(&mut self.sleepers, later);
+        ended.into_values().flatten().collect()
+    }
+}
+
+/// A sleep.
+struct Nap {
+    shared: Arc<Shared>,
+    key: (Duration, u64),
+}
+
+impl Future for Nap {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        match self.shared.lock().sleepers.get_mut(&self.key) {
+            Some(waker) => {
+                *waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Nap {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.sleepers.remove(&self.key);
+        state.changes += 1;
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn time_passes_by_itself_and_in_order() {
+        let clock = TestClock::new();
+        let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+        let long = clock.nap(hour);
+        clock.nap(minute).await;
+        assert_eq!(clock.elapsed(), minute);
+        long.await;
+        assert_eq!((clock.elapsed(), clock.sleeps()), (hour, vec![hour, minute]));
+    }
+
+    #[tokio::test]
+    async fn a_manual_clock_stands_still() {
+        let clock = TestClock::manual();
+        let second = Duration::from_secs(1);
+        let nap = tokio::spawn(clock.nap(second));
+        let dropped = clock.nap(second);
+        clock.advance(second / 2);
+        assert!(!nap.is_finished());
+        drop(dropped);
+        clock.advance(second / 2);
+        nap.await.unwrap();
+        assert_eq!((clock.elapsed(), clock.sleepers()), (second, 0));
+    }
+}
