@@ -23,25 +23,35 @@
 #![warn(missing_docs)]
 
 mod config;
-mod data;
+mod datum;
 mod error;
 mod future;
 mod http;
+mod loss;
+mod model_input;
 mod sampling;
 mod service;
+mod tensor;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod training;
 
 pub use config::Config;
-pub use data::Datum;
+pub use datum::{Advantages, Datum, Keep, PreferencePair, ProvenanceSpan, Trajectory};
 pub use error::{Error, Result};
 pub use future::ApiFuture;
+pub use loss::{
+    Cispo, ClippedInputs, CrossEntropyInputs, CustomInput, Dro, Gspo, GspoInputs, Loss, LossFn,
+    LossInputs, PolicyInputs, Ppo, SoftTargetInputs, StableReinforce, StableReinforceInputs,
+};
+pub use model_input::{ImageFormat, ModelInput, ModelInputChunk};
 pub use sampling::{SampleResult, SampledSequence, SamplingClient};
 pub use service::{LoraOptions, ServiceClient};
+pub use tensor::TensorData;
 pub use tinsmith_types::{
     futures::Category,
     sampling::{SamplingParams, Stop, StopReason},
-    training::AdamParams,
+    tensor::{DataType, Values},
+    training::{AdamParams, LossConfigValue},
 };
 pub use training::{ForwardBackwardResult, Info, TrainingClient};

@@ -14,7 +14,7 @@ use tinsmith_types::{
     sampling::{SampleRequest, SampleResponse, SamplingParams, StopReason},
 };
 
-use crate::{ApiFuture, Error, Result, data::signed, http::Answer, service::Session};
+use crate::{ApiFuture, Error, Result, http::Answer, model_input::signed, service::Session};
 
 /// Samples of a sample that the server has forgotten are asked for again this often.
 const RESUBMITS_MAX: u32 = 5;
