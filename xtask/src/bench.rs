@@ -1,16 +1,27 @@
-//! `cargo xtask bench`: the figures of this machine, measured by the binary itself.
+//! `cargo xtask bench`: the figures of this machine, measured by the binary itself; `cargo xtask bench client`: the
+//! client's own, beside the official SDK's.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use crate::run::run as exec;
+use crate::{python, run::run as exec};
 
 /// Runs `tinsmith bench` from a release build, with `arguments` handed on.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    if arguments.first().is_some_and(|argument| argument == "client") {
+        return client(root);
+    }
     let mut line = vec!["run", "--release", "--locked", "--quiet", "--", "bench"];
     line.extend(arguments.iter().map(String::as_str));
     exec(root, "cargo", &line)
+}
+
+/// Processor time of a request in this client and in the official SDK, against the same mock server.
+fn client(root: &Path) -> Result<()> {
+    let python = python::E2E.program(root, "python")?;
+    let bench = ["bench", "--package", "tinsmith", "--bench", "client", "--locked", "--quiet"];
+    exec(root, "cargo", &[&bench[..], &["--", "--python", &python]].concat())
 }
 
 /// Every benchmark once, on the smallest sizes, so that none rots.

@@ -27,7 +27,8 @@ usage: cargo xtask <task>
   golden          makes the golden numbers again with PyTorch (needs the network once, for pip)
   compat          drives versions of the official SDK against the server and writes docs/compatibility.md;
                   --all, --check, --newest or VERSION… (needs the network once for each version, for pip)
-  bench           training, sampling and latency figures of this machine";
+  bench           training, sampling and latency figures of this machine; `bench client`: the client's overhead
+                  beside the official SDK's";
 
 fn main() -> ExitCode {
     match task() {

@@ -25,6 +25,7 @@ const STAGES: &[Stage] = &[
     ("clippy", clippy),
     ("deny", deny),
     ("machete", machete),
+    ("package", package),
     ("tests", tests),
     ("doctests", |root| {
         exec(root, "cargo", &["test", "--workspace", "--doc", "--locked", "--quiet"])
@@ -34,6 +35,9 @@ const STAGES: &[Stage] = &[
     ("e2e", e2e),
     ("compat", compat::check),
 ];
+
+/// What goes to the registry.
+const PUBLISHED: [&str; 3] = ["tinsmith-types", "tinsmith-tokenizer", "tinsmith"];
 
 /// The task: the stages named, or all; stops at the first that fails.
 pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
@@ -88,6 +92,16 @@ fn deny(root: &Path) -> Result<()> {
 fn machete(root: &Path) -> Result<()> {
     MACHETE.ensure(root)?;
     exec(root, "cargo", &["machete", "--with-metadata"])
+}
+
+/// The crates that are published can be packed: what they are made of is in them, and says what it is. The whole of
+/// it, with the registry, is `cargo publish --workspace --dry-run`.
+fn package(root: &Path) -> Result<()> {
+    let mut arguments = vec!["package", "--no-verify", "--allow-dirty", "--offline", "--locked"];
+    for published in PUBLISHED {
+        arguments.extend(["--package", published]);
+    }
+    exec(root, "cargo", &arguments)
 }
 
 fn tests(root: &Path) -> Result<()> {
