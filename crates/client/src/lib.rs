@@ -23,6 +23,7 @@
 #![warn(missing_docs)]
 
 mod config;
+pub mod custom;
 mod datum;
 mod error;
 mod future;
