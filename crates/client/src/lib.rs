@@ -22,8 +22,10 @@
 
 #![warn(missing_docs)]
 
+pub mod chat;
 mod config;
 pub mod custom;
+pub mod dataset;
 mod datum;
 mod error;
 mod future;
@@ -31,13 +33,17 @@ mod http;
 mod loss;
 mod model_input;
 mod sampling;
+mod schedule;
 mod service;
 mod tensor;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tokenizer;
 mod training;
 
+pub use chat::{Conversation, TrainOn};
 pub use config::Config;
+pub use dataset::{Dataset, Row};
 pub use datum::{Advantages, Datum, Keep, PreferencePair, ProvenanceSpan, Trajectory};
 pub use error::{Error, Result};
 pub use future::ApiFuture;
@@ -47,6 +53,7 @@ pub use loss::{
 };
 pub use model_input::{ImageFormat, ModelInput, ModelInputChunk};
 pub use sampling::{SampleResult, SampledSequence, SamplingClient};
+pub use schedule::{Schedule, Shape};
 pub use service::{LoraOptions, ServiceClient};
 pub use tensor::TensorData;
 pub use tinsmith_types::{
@@ -55,4 +62,5 @@ pub use tinsmith_types::{
     tensor::{DataType, Values},
     training::{AdamParams, LossConfigValue},
 };
+pub use tokenizer::{Tokenizer, load_tokenizer};
 pub use training::{ForwardBackwardResult, Info, TrainingClient};

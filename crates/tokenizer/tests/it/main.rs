@@ -361,5 +361,5 @@ fn only_the_assistant_is_trained_on_the_model_that_ships() {
     let said = tokenizer.encode_said(&messages[..1], 0).unwrap();
     assert!(said.is_said.iter().all(|is_said| !is_said), "nobody answers");
     let error = tokenizer.encode_said(&messages, 100).unwrap_err().to_string();
-    assert!(error.contains("2 assistant messages, which is too long"), "{error}");
+    assert!(error.contains("2 messages to learn, which is too long"), "{error}");
 }
