@@ -1,6 +1,8 @@
 //! The operations that a loss is made of, and what each gives. A new one is a variant here with its value and rank,
 //! its gradient in `gradient.rs`, its wire name in `wire.rs`, and a method in `var.rs`; the tests run over all.
 
+use std::fmt;
+
 use super::array::{Array, Fallible};
 
 /// One operation; what it takes are arrays of at most two dimensions.
@@ -253,6 +255,16 @@ impl Op {
             return Err(format!("the result would have {rank} dimensions; 2 are possible"));
         }
         Ok(rank)
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = format!("{self:?}");
+        let kinds = ["Unary(", "Binary(", "Compare("];
+        let inner = kinds.iter().find_map(|kind| shown.strip_prefix(kind));
+        let name = inner.map_or(&*shown, |name| name.trim_end_matches(')'));
+        f.write_str(&name.to_lowercase())
     }
 }
 

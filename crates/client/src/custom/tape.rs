@@ -70,7 +70,7 @@ impl Tape {
         };
         let value = value.unwrap_or_else(|message| {
             if let Some(message) = message {
-                self.fail(&format!("{op:?}: {message}"));
+                self.fail(&format!("{op}: {message}"));
             }
             match self.mode {
                 Mode::Eager => Value::Known(Array::scalar(f64::NAN)),

@@ -149,6 +149,94 @@ fn every_regularizer_has_the_gradient_of_its_values() {
     }
 }
 
+#[derive(serde::Deserialize)]
+struct Golden {
+    name: String,
+    candidates: bool,
+    value: f64,
+    gradient: Vec<f64>,
+}
+
+/// What the golden file calls by this name.
+fn golden(name: &str) -> Box<dyn Regularizer> {
+    let masked = || Scope::mean().masked_by("advantages");
+    let kl = |direction| KlDivergence { direction, ..KlDivergence::new(given()) };
+    let near = |distance| Consistency {
+        partner: Partner::Reference(given()),
+        distance,
+        scope: Scope::mean(),
+    };
+    let orthogonal = |mode, normalize, axis| Orthogonality { mode, normalize, axis };
+    let cubes =
+        |_: &[Datum], x: &[Var]| Ok(LossValue::new(x[0].powf(3.0).sum() + x[1].square().sum()));
+    match name {
+        "l1" => Box::new(L1::default()),
+        "l1 of probabilities, mean" => {
+            Box::new(L1 { target: Target::Probabilities, scope: Scope::mean() })
+        }
+        "l1, masked" => Box::new(L1 { scope: masked(), ..L1::default() }),
+        "l2" => Box::new(L2::default()),
+        "l2 around the mean" => {
+            Box::new(L2 { center: Center::Mean, scope: Scope::mean(), ..L2::default() })
+        }
+        "l2 at -1, clipped, masked" => Box::new(L2 {
+            center: Center::At(-1.0),
+            clip: Some(0.5),
+            scope: masked(),
+            ..L2::default()
+        }),
+        "elastic net" => Box::new(ElasticNet { l1_ratio: 0.3, ..ElasticNet::default() }),
+        "entropy of targets" | "entropy of candidates" => Box::new(Entropy::default()),
+        "entropy, sought, masked" => {
+            Box::new(Entropy { mode: EntropyMode::Maximize, scope: masked(), ..Entropy::default() })
+        }
+        "entropy, hot, normalized" => {
+            Box::new(Entropy { temperature: 2.0, normalize: true, ..Entropy::default() })
+        }
+        "kl, forward" | "kl of candidates" => Box::new(kl(Direction::Forward)),
+        "kl, reverse" => Box::new(kl(Direction::Reverse)),
+        "kl, symmetric" => Box::new(kl(Direction::Symmetric)),
+        "consistency, squared" => Box::new(near(Distance::Squared)),
+        "consistency, absolute" => Box::new(near(Distance::Absolute)),
+        "consistency, cosine" => Box::new(near(Distance::Cosine)),
+        "consistency, kl" => Box::new(near(Distance::Kl)),
+        "consistency, neighbours" => Box::new(Consistency {
+            partner: Partner::Neighbour,
+            distance: Distance::Squared,
+            scope: Scope::sum(),
+        }),
+        "orthogonality, soft" => Box::new(Orthogonality::default()),
+        "orthogonality, hard" => Box::new(orthogonal(OrthogonalityMode::Hard, false, Axis::Rows)),
+        "orthogonality, spectral, columns" => {
+            Box::new(orthogonal(OrthogonalityMode::Spectral, false, Axis::Columns))
+        }
+        "orthogonality of candidates" => {
+            Box::new(orthogonal(OrthogonalityMode::Hard, true, Axis::Rows))
+        }
+        "gradient penalty" => Box::new(GradientPenalty::new(cubes)),
+        "gradient penalty, between" => {
+            Box::new(GradientPenalty::new(cubes).target_norm(0.5).between(given(), 0.3))
+        }
+        other => panic!("{other} is not known here"),
+    }
+}
+
+#[test]
+fn every_regularizer_agrees_with_torch() {
+    let cases = include_str!("../../../tests/golden/regularizers/regularizers.json");
+    let cases: Vec<Golden> = serde_json::from_str(cases).unwrap();
+    assert!(cases.len() >= 26, "{}", cases.len());
+    for case in cases {
+        let logprobs = if case.candidates { matrices() } else { vectors() };
+        let got = differentiated(&Alone(golden(&case.name)), &data(), &logprobs).unwrap();
+        let near = |x: f64, y: f64| (x - y).abs() < 1e-9 * y.abs().max(1.0);
+        assert!(near(got.loss, case.value), "{}: {} {}", case.name, got.loss, case.value);
+        let gradient = got.gradients.concat();
+        let all = gradient.iter().zip(&case.gradient).all(|(x, y)| near(*x, *y));
+        assert!(all && gradient.len() == 8, "{}: {gradient:?} {:?}", case.name, case.gradient);
+    }
+}
+
 #[test]
 fn kl_and_consistency_have_a_gradient() {
     let regularizers: [Box<dyn Regularizer>; 2] =
