@@ -65,6 +65,17 @@ impl fmt::Display for TrainOn {
 }
 
 /// Messages, in order, and what else a chat template may ask for.
+///
+/// ```no_run
+/// use tinsmith::{Conversation, TrainOn, load_tokenizer};
+///
+/// let tokenizer = load_tokenizer("models/nano")?;
+/// let question = Conversation::new().system("Be brief.").user("What is tin?");
+/// let prompt = question.prompt(&tokenizer)?;
+/// let datum = question.assistant("A metal.").datum(&tokenizer, TrainOn::LastAssistantMessage)?;
+/// assert!(datum.model_input().to_ints()?.starts_with(&prompt.to_ints()?));
+/// # Ok::<(), tinsmith::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Conversation {
     chat: Chat,

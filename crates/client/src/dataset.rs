@@ -1,4 +1,20 @@
 //! Training data: rows of a JSONL file, datums of rows, and batches that are the same from the same seed.
+//!
+//! ```no_run
+//! use tinsmith::{
+//!     Dataset, load_tokenizer,
+//!     dataset::{Batching, DatumOptions},
+//! };
+//!
+//! let tokenizer = load_tokenizer("models/nano")?;
+//! let (train, held_out) = Dataset::open("chats.jsonl")?.split(0.1, 0)?;
+//! let options = DatumOptions { tokens_max: Some(2048), ..DatumOptions::default() };
+//! let datums = train.try_map(|row| row.datum(&tokenizer, &options))?;
+//! for batch in datums.batches(Batching::new(32)?.seed(0).epochs(3)) {
+//!     println!("{} of {}, {} held out", batch.len(), datums.len(), held_out.len());
+//! }
+//! # Ok::<(), tinsmith::Error>(())
+//! ```
 
 use std::{fs::File, io::BufReader, path::Path};
 

@@ -24,6 +24,16 @@ pub use trajectory::Trajectory;
 pub(crate) const TARGETS: &str = "target_tokens";
 
 /// One training example.
+///
+/// ```
+/// use tinsmith::{Datum, Loss};
+///
+/// let supervised = Datum::completion(&[1, 2], &[3, 4])?;
+/// Loss::cross_entropy().check(&[supervised])?;
+/// let sampled = Datum::policy(&[1, 2], &[3, 4], &[-0.5, -0.25], 1.0)?;
+/// Loss::from("ppo").check(&[sampled])?;
+/// # Ok::<(), tinsmith::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Datum {
     model_input: ModelInput,
@@ -209,12 +219,12 @@ impl Datum {
     /// Its wire form.
     pub(crate) fn into_proto(self) -> Result<proto::Datum> {
         let inputs = self.loss_fn_inputs.into_iter();
-        let inputs = inputs.map(|(name, tensor)| Ok((name, tensor.to_proto()?)));
+        let inputs = inputs.map(|(name, tensor)| (name, tensor.to_proto()));
         let (input_spans, target_spans) =
             self.provenance.map(|of| (of.model_input, of.targets)).unwrap_or_default();
         Ok(proto::Datum {
             model_input: self.model_input.into_proto()?,
-            loss_fn_inputs: inputs.collect::<Result<_>>()?,
+            loss_fn_inputs: inputs.collect(),
             model_input_spans: input_spans.into_iter().map(ProvenanceSpan::wire).collect(),
             loss_fn_input_spans: target_spans.into_iter().map(ProvenanceSpan::wire).collect(),
         })

@@ -160,6 +160,17 @@ impl ModelInput {
         Ok(Self::from_ints(tokens))
     }
 
+    /// [`ModelInput::from_text`] with the tokenizer of a model by its name, which is read anew each time:
+    /// [`load_tokenizer`](crate::load_tokenizer) gives one to keep.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_tokenizer`](crate::load_tokenizer) and [`ModelInput::from_text`].
+    pub fn from_text_for(model_name: &str, text: &str) -> Result<Self> {
+        let id = crate::tokenizer::tokenizer_id(model_name, None);
+        Self::from_text(&*crate::load_tokenizer(&id)?, text)
+    }
+
     /// No pieces.
     pub fn empty() -> Self {
         Self::default()
@@ -383,6 +394,17 @@ mod tests {
         assert_eq!(mixed.length().unwrap(), 10);
         let message = mixed.to_ints().unwrap_err().to_string();
         assert_eq!(message, "send the request: chunk 2 of a model input is not text");
+    }
+
+    #[test]
+    fn text_is_tokenized_for_a_model() {
+        let nano = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano");
+        let tokenizer = crate::load_tokenizer(nano).unwrap();
+        let input = ModelInput::from_text(&tokenizer, "Tin, 世界.").unwrap();
+        assert_eq!(tokenizer.decode(&input.to_ints().unwrap()).unwrap(), "Tin, 世界.");
+        assert_eq!(ModelInput::from_text_for(nano, "Tin, 世界.").unwrap(), input);
+        let message = ModelInput::from_text_for("nowhere", "a").unwrap_err().to_string();
+        assert!(message.contains("nowhere"), "{message}");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Arrays of a loss's inputs and outputs: dense, or a matrix that lists some of its values (CSR).
 
 use tinsmith_types::{
-    proto,
+    proto::{
+        self, Dtype,
+        pack::{pack_f32, pack_i64},
+        tensor::Encoding,
+    },
     tensor::{self as wire, DataType, Values},
 };
 
@@ -262,10 +266,28 @@ impl TensorData {
         values + INDEX_BYTES * indices
     }
 
-    pub(crate) fn to_proto(&self) -> Result<proto::Tensor> {
-        let tensor = wire::TensorData::from(self.clone()).try_into();
-        tensor.map_err(|error: tinsmith_types::Error| invalid(error.to_string()))
+    /// Its protobuf form.
+    pub(crate) fn to_proto(&self) -> proto::Tensor {
+        let (bytes, dtype) = match &self.values {
+            Values::Int64(values) => (pack_i64(values), Dtype::Int64),
+            Values::Float32(values) => (pack_f32(values), Dtype::Float32),
+        };
+        let encoding = match &self.sparse {
+            Some(csr) => Encoding::SparseCsr(proto::SparseCsr {
+                values: bytes,
+                crow_indices: pack_i64(&wide(&csr.crow)),
+                col_indices: pack_i64(&wide(&csr.col)),
+            }),
+            None => Encoding::Dense(bytes),
+        };
+        let shape = wide(&self.shape);
+        proto::Tensor { encoding: Some(encoding), dtype: dtype.into(), shape }
     }
+}
+
+fn wide(values: &[usize]) -> Vec<i64> {
+    let each = |value: &usize| i64::try_from(*value).expect("no array in memory has 2^63 values");
+    values.iter().map(each).collect()
 }
 
 impl Csr {
@@ -357,14 +379,10 @@ impl From<&[u32]> for TensorData {
 
 impl From<TensorData> for wire::TensorData {
     fn from(tensor: TensorData) -> Self {
-        let wide = |values: Vec<usize>| -> Vec<i64> {
-            let each = |value| i64::try_from(value).expect("no array in memory has 2^63 values");
-            values.into_iter().map(each).collect()
-        };
-        let mut made = Self::dense(tensor.values, wide(tensor.shape));
+        let mut made = Self::dense(tensor.values, wide(&tensor.shape));
         if let Some(csr) = tensor.sparse {
-            made.sparse_crow_indices = Some(wide(csr.crow));
-            made.sparse_col_indices = Some(wide(csr.col));
+            made.sparse_crow_indices = Some(wide(&csr.crow));
+            made.sparse_col_indices = Some(wide(&csr.col));
         }
         made
     }
@@ -477,8 +495,9 @@ mod tests {
             let sparse = dense.to_sparse(pad);
             prop_assert_eq!(&sparse.to_dense(pad).unwrap(), &dense);
             let wired = wire::TensorData::from(sparse.clone());
+            prop_assert_eq!(&proto::Tensor::try_from(wired.clone()).unwrap(), &sparse.to_proto());
             prop_assert_eq!(&TensorData::try_from(wired).unwrap(), &sparse);
-            let tensor = wire::TensorData::try_from(&sparse.to_proto().unwrap()).unwrap();
+            let tensor = wire::TensorData::try_from(&sparse.to_proto()).unwrap();
             prop_assert_eq!(TensorData::try_from(tensor).unwrap(), sparse);
         }
     }
