@@ -1,8 +1,10 @@
 use proptest::prelude::*;
+use prost::Message as _;
+use serde::Deserialize;
 use tinsmith_types::proto::provenance_span::Span;
 
 use super::*;
-use crate::ModelInputChunk;
+use crate::{ClippedInputs, ModelInputChunk, PolicyInputs};
 
 fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
     result.unwrap_err().to_string().trim_start_matches("send the request: ").to_owned()
@@ -130,6 +132,52 @@ fn preferred_answers_have_even_places() {
         (cut.chosen, cut.rejected),
         (pair.chosen, pair.rejected.truncated(1, Keep::Beginning).unwrap())
     );
+}
+
+/// What the official SDK makes of a datum.
+#[derive(Deserialize)]
+struct Golden {
+    estimated_bytes: usize,
+    protobuf: String,
+}
+
+#[test]
+fn datums_are_those_of_the_official_sdk() {
+    let golden = include_str!("../../tests/golden/datums/datums.json");
+    let golden: BTreeMap<String, Golden> = serde_json::from_str(golden).unwrap();
+    let policy = PolicyInputs {
+        target_tokens: vec![2, 3, 4],
+        logprobs: vec![0.0, -0.5, -0.25],
+        advantages: vec![0.0, 2.0, -1.0],
+    };
+    let bounds = Some(vec![0.5, 0.75, 0.5]);
+    let bounded = ClippedInputs { policy, clip_low_threshold: bounds, clip_high_threshold: None };
+    let turns = Trajectory::new().observe(&[1]).act(&[2], &[-1.0], 0.5).unwrap().observe(&[9; 3]);
+    let turns = turns.act(&[3], &[-2.0], 5.0).unwrap();
+    let soft = [vec![(5, 0.75), (6, 0.25)], vec![(7, 0.5), (8, 0.5)]];
+    let mut sparse = vec![Vec::new(); 8];
+    sparse.extend([vec![(5, 0.75), (6, 0.25)], vec![(7, 1.0)]]);
+    let picture = ModelInputChunk::image(&b"\x89PNG\r\n\x1a\nrest"[..], Some(3)).unwrap();
+    let pictured = ModelInput::from([7]).append(picture);
+    let cases = [
+        ("supervised", Datum::completion(&[1, 2], &[3, 4])),
+        ("policy", Datum::policy(&[1, 2], &[3, 4], &[-0.5, -0.25], 2.0)),
+        ("bounded", Datum::new([1, 2, 3]).with_inputs(bounded)),
+        ("masked", turns.datum_with_mask()),
+        ("soft", Datum::soft_targets(&[1, 2], &soft)),
+        ("sparse", Datum::soft_targets(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &sparse)),
+        ("recorded", Datum::recorded_policy("s-1", &[1, 2, 3], &[4, 5], 1.0)),
+        ("pictured", Datum::completion_of(&pictured, &[8, 9])),
+    ];
+    assert_eq!(cases.len(), golden.len());
+    for (name, datum) in cases {
+        let (datum, golden) = (datum.unwrap(), &golden[name]);
+        let bytes: Vec<u8> = (golden.protobuf.as_bytes().chunks(2))
+            .map(|digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap())
+            .collect();
+        assert_eq!(datum.estimated_bytes(), golden.estimated_bytes, "{name}");
+        assert_eq!(datum.into_proto().unwrap(), proto::Datum::decode(&*bytes).unwrap(), "{name}");
+    }
 }
 
 proptest! {
