@@ -343,6 +343,56 @@ fn only_the_assistant_is_trained_in_the_manner_of_qwen() {
     );
 }
 
+/// Each speaks behind a colon and a blank.
+const COLON: &str =
+    "{%- for message in messages %}{{ message.role }}: {{ message.content }};{% endfor -%}
+    {%- if add_generation_prompt %}assistant: {% endif -%}";
+
+/// The tokens of a question and its answer, and those of the question's prompt.
+fn answered(tokenizer: &Tokenizer) -> (Vec<u32>, Vec<u32>) {
+    let chat = [Message::new("user", "a"), Message::new("assistant", "a")];
+    let said = tokenizer.encode_said(&chat, 1 << 20).unwrap();
+    let prompt = tokenizer.encode_chat(&Chat::new(&chat[..1], true)).unwrap();
+    (said.tokens, prompt)
+}
+
+#[test]
+fn what_is_trained_begins_with_what_was_sampled_from() {
+    let mut merging = byte_level();
+    merging["model"]["vocab"]["Ġa"] = 256.into();
+    merging["added_tokens"] = json!([]);
+    merging["model"]["merges"] = json!([["Ġ", "a"]]);
+    let files =
+        [("tokenizer.json", merging.to_string()), ("chat_template.jinja", COLON.to_owned())];
+    let dir = directory(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    let (tokens, prompt) = answered(&tokenizer);
+    assert_eq!(tokenizer.encode("user: a;", false).unwrap()[5], 256, "one token as one text");
+    assert!(tokens.starts_with(&prompt));
+    assert_eq!(tokens[prompt.len()..], [u32::from(b'a'), u32::from(b';')], "the blank was given");
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), "user: a;assistant: a;");
+}
+
+/// A tokenizer that puts a blank before every text, as some do, cannot begin anew within one.
+#[test]
+fn texts_are_not_parted_where_that_would_show() {
+    let letters = "▁aersuint:;▁";
+    let mut vocab: BTreeMap<String, u32> =
+        letters.chars().zip(0..).map(|(letter, id)| (letter.to_string(), id)).collect();
+    vocab.insert("▁a".to_owned(), 99);
+    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": metaspace, "post_processor": null, "decoder": metaspace,
+        "model": {"type": "BPE", "vocab": vocab, "merges": [["▁", "a"]]},
+    });
+    let dir =
+        directory(&[("tokenizer.json", &tokenizer.to_string()), ("chat_template.jinja", COLON)]);
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    let (tokens, _) = answered(&tokenizer);
+    assert_eq!(tokens, tokenizer.encode("user: a;assistant: a;", false).unwrap());
+}
+
 #[test]
 fn only_the_assistant_is_trained_on_the_model_that_ships() {
     let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/nano");
