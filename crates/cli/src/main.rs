@@ -48,6 +48,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // What every HTTPS connection of this process is made with; it is set once, here.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        terminal::problem("error: the cryptography was set up twice");
+        return ExitCode::FAILURE;
+    }
     match Arguments::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

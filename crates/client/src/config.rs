@@ -1,58 +1,162 @@
-//! Where the server is, and how long to wait for it.
+//! Where the server is, who asks, and how long to wait.
 
-use std::time::Duration;
+mod builder;
+mod env;
 
-use crate::{Error, Result};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-/// Settings of a [`crate::ServiceClient`].
-#[derive(Clone, Debug)]
+use serde_json::Value;
+
+pub use builder::ConfigBuilder;
+
+use crate::{
+    Clock, PollOptions, Result,
+    http::{limits::RateLimit, retry::RetryPolicy},
+};
+
+/// For one HTTP request.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// For the result of a queued request.
+pub const DEFAULT_POLL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Repeats of one HTTP request within one attempt.
+pub const DEFAULT_MAX_RETRIES: u32 = 10;
+/// For a request that the server cannot take now, all its attempts together.
+pub const DEFAULT_RETRY_TIMEOUT: Duration = Duration::from_secs(300);
+/// Between two signs of life of a session.
+pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Settings of a [`crate::ServiceClient`]. Cheap to clone; clones share the pause that a busy server asks for.
+#[derive(Clone)]
 pub struct Config {
-    /// Without a trailing slash, such as `http://127.0.0.1:8000`.
-    pub base_url: String,
-    /// Sent as `X-API-Key`; a server without keys takes any.
-    pub api_key: String,
-    /// For one HTTP request (default 60 s).
-    pub timeout: Duration,
-    /// For a request that the server cannot take now (default 5 min): it is sent again meanwhile.
-    pub retry_timeout: Duration,
-    /// For the result of a queued request (default 1 h).
-    pub result_timeout: Duration,
-    /// Between two signs of life of a session (default 10 s).
-    pub heartbeat_interval: Duration,
+    pub(crate) inner: Arc<ConfigInner>,
+    /// Shared by all that use this configuration.
+    pub(crate) rate_limit: Arc<RateLimit>,
+}
+
+#[derive(Clone)]
+pub(crate) struct ConfigInner {
+    pub(crate) base_url: String,
+    pub(crate) api_key: Secret,
+    pub(crate) project_id: Option<String>,
+    pub(crate) display_name: Option<String>,
+    pub(crate) timeout: Duration,
+    pub(crate) poll: PollOptions,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) tags: Vec<String>,
+    pub(crate) user_metadata: BTreeMap<String, Value>,
+    pub(crate) default_headers: Vec<(String, Secret)>,
+    pub(crate) default_query: Vec<(String, String)>,
+    pub(crate) proxy: Option<Secret>,
+    pub(crate) ca_certificates: Vec<Vec<u8>>,
+    pub(crate) telemetry: bool,
+    pub(crate) circuit_breaker: Option<crate::http::limits::BreakerPolicy>,
+    pub(crate) max_connections: usize,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Config {
     /// The defaults, for a server without keys.
     pub fn new(base_url: impl Into<String>) -> Self {
-        let mut base_url: String = base_url.into();
-        base_url.truncate(base_url.trim_end_matches('/').len());
-        Self {
-            base_url,
-            api_key: "tml-local".to_owned(),
-            timeout: Duration::from_secs(60),
-            retry_timeout: Duration::from_secs(300),
-            result_timeout: Duration::from_secs(3600),
-            heartbeat_interval: Duration::from_secs(10),
-        }
+        ConfigBuilder::default().base_url(base_url).assemble()
     }
 
-    /// From `TINKER_BASE_URL` (default `http://localhost:8000`) and `TINKER_API_KEY`.
+    /// To set more than the address.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+
+    /// From `TINKER_BASE_URL` (default `http://localhost:8000`), `TINKER_API_KEY` and the other variables
+    /// that [`ConfigBuilder::from_env`] lists.
     ///
     /// # Errors
     ///
-    /// A variable that is not UTF-8.
-    #[expect(clippy::disallowed_methods, reason = "this is where users' configuration is read")]
+    /// A variable that cannot be read, and no key for a server that is not on this machine.
     pub fn from_env() -> Result<Self> {
-        let read = |name: &str| match std::env::var(name) {
-            Ok(value) => Ok(Some(value)),
-            Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(error) => Err(Error::Validation { message: format!("read {name}: {error}") }),
-        };
-        let base_url = read("TINKER_BASE_URL")?;
-        let mut config = Self::new(base_url.unwrap_or_else(|| "http://localhost:8000".to_owned()));
-        if let Some(key) = read("TINKER_API_KEY")? {
-            config.api_key = key;
+        ConfigBuilder::from_env()?.build()
+    }
+
+    /// This configuration as a builder, to change some of it.
+    pub fn to_builder(&self) -> ConfigBuilder {
+        ConfigBuilder::of(self.inner.as_ref().clone())
+    }
+
+    /// Without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        &self.inner.base_url
+    }
+
+    /// For one HTTP request.
+    pub fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
+    /// How results are waited for.
+    pub fn poll_options(&self) -> &PollOptions {
+        &self.inner.poll
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.inner;
+        f.debug_struct("Config")
+            .field("base_url", &inner.base_url)
+            .field("api_key", &inner.api_key)
+            .field("project_id", &inner.project_id)
+            .field("timeout", &inner.timeout)
+            .field("poll", &inner.poll)
+            .field("retry", &inner.retry)
+            .field("heartbeat_interval", &inner.heartbeat_interval)
+            .field("tags", &inner.tags)
+            .field("default_headers", &inner.default_headers)
+            .field("proxy", &inner.proxy)
+            .field("telemetry", &inner.telemetry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A text that is never shown whole.
+#[derive(Clone, Eq, PartialEq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Enough to tell two keys apart, too little to use one.
+        let begin: String = self.0.chars().take(4).collect();
+        if self.0.chars().count() > 12 { write!(f, "{begin}…") } else { f.write_str("…") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = Config::builder()
+            .api_key("tml-0123456789-very-secret")
+            .base_url("http://localhost:8080/")
+            .default_header("authorization", "Bearer 0123456789abcdef")
+            .proxy("http://user:password@proxy.example:3128")
+            .build()
+            .unwrap();
+        let shown = format!("{config:?}");
+        for secret in ["very-secret", "0123456789", "password"] {
+            assert!(!shown.contains(secret), "{shown}");
         }
-        Ok(config)
+        assert_eq!(config.base_url(), "http://localhost:8080");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documents() {
+        let config = Config::new("http://localhost:8000");
+        assert_eq!(config.timeout(), Duration::from_secs(60));
+        assert_eq!(config.poll_options().timeout, Some(DEFAULT_POLL_TIMEOUT));
+        assert!(!config.inner.telemetry);
     }
 }

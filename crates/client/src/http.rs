@@ -1,253 +1,601 @@
-//! One HTTP request, sent again where that is safe, and the long poll for a queued result.
+//! One HTTP request, sent again where that is safe.
 
-use std::time::Duration;
+pub(crate) mod limits;
+pub(crate) mod retry;
+mod tls;
 
-use bytes::Bytes;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
-use tinsmith_types::{
-    futures::{Failed, RetrieveFutureRequest, UntypedFuture},
-    ids::RequestId,
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, sleep};
 
-use crate::{Config, Error, Result};
+use bytes::{Bytes, BytesMut};
+use reqwest::{
+    Client, Method, RequestBuilder, Response, StatusCode,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tinsmith_types::{
+    auth::AuthTokenResponse,
+    futures::CancelFutureRequest,
+    ids::RequestId,
+    service::{ClientConfig, ClientConfigRequest, DynamicConfig},
+};
+use tokio::sync::OnceCell;
 
-/// The server holds a poll for at most 30 s.
-const POLL_TIMEOUT: Duration = Duration::from_secs(45);
-const RETRY_WAIT_MIN: Duration = Duration::from_millis(500);
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Polls that may fail with a 400 one after another.
-const BAD_POLLS_MAX: u32 = 3;
-const PROTOBUF: &str = "application/x-protobuf";
+use crate::{
+    ApiFuture, Clock, Config, Error, Result, config::Secret, queue_state::Observers,
+    runtime::Runtime,
+};
+use limits::{ByteBudget, CircuitBreaker};
 
-/// The connection to one server.
-#[derive(Clone, Debug)]
-pub(crate) struct Http {
-    client: Client,
-    pub(crate) config: Config,
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one of `client/config`, `client/dynamic_config`, `session_heartbeat`.
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
+/// An answer may not be larger: 1 GiB.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// Bytes of an answer that an error quotes.
+const EXCERPT_BYTES: usize = 300;
+/// Between two attempts while the account is not paid.
+pub(crate) const BILLING_PAUSE: Duration = Duration::from_secs(5);
+const BILLING_PAUSE_MAX_SECONDS: u64 = 3600;
+pub(crate) const PROTOBUF: &str = "application/x-protobuf";
+pub(crate) const JSON: &str = "application/json";
+const USER_AGENT: &str = concat!("tinsmith-rust/", env!("CARGO_PKG_VERSION"));
+
+/// Requests of one kind have connections of their own, so that thousands of polls hold up nothing else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pool {
+    Session,
+    Training,
+    Sampling,
+    Futures,
+    Rest,
+    Telemetry,
 }
 
-/// A request's body.
+const POOLS: usize = 6;
+
+/// The connection to one server. Cheap to clone.
 #[derive(Clone, Debug)]
-enum Body {
+pub(crate) struct Http {
+    pub(crate) config: Config,
+    inner: Arc<Inner>,
+    runtime: Arc<Runtime>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    clients: [Client; POOLS],
+    /// The token that stands for the key, where the server wants one.
+    token: RwLock<Option<Secret>>,
+    server: OnceCell<Server>,
+    breaker: Option<CircuitBreaker>,
+    observers: Observers,
+    json_only: OnceLock<()>,
+}
+
+/// What the server said of itself at the start.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) config: ClientConfig,
+    pub(crate) dynamic: RwLock<DynamicConfig>,
+    /// Prompts being submitted.
+    pub(crate) sample_bytes: ByteBudget,
+    /// Training requests being submitted.
+    pub(crate) training_bytes: ByteBudget,
+    /// Results being downloaded.
+    pub(crate) answer_bytes: ByteBudget,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// Behind `/api/v1/`.
+    pub(crate) path: String,
+    pub(crate) query: Vec<(String, String)>,
+    pub(crate) body: Body,
+    pub(crate) pool: Pool,
+    pub(crate) accept: &'static str,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) timeout: Option<Duration>,
+    /// Repeat within an attempt.
+    pub(crate) inner_retries: bool,
+    /// Repeat whole attempts.
+    pub(crate) outer_retries: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    None,
     Json(Bytes),
-    Protobuf(Bytes),
+    Protobuf { bytes: Bytes, is_zstd: bool },
+}
+
+/// A good answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
+}
+
+/// A bad answer, or none.
+#[derive(Debug)]
+struct Failure {
+    error: Error,
+    is_transient: bool,
+    asked: Option<Duration>,
+    is_token_refused: bool,
+}
+
+impl Call {
+    fn new(method: Method, path: &str, body: Body) -> Self {
+        Self {
+            method,
+            path: path.to_owned(),
+            query: Vec::new(),
+            body,
+            pool: Pool::Rest,
+            accept: JSON,
+            headers: Vec::new(),
+            timeout: None,
+            inner_retries: true,
+            outer_retries: true,
+        }
+    }
+
+    /// `POST` of JSON.
+    pub(crate) fn post(path: &str, body: &impl Serialize) -> Result<Self> {
+        Ok(Self::new(Method::POST, path, Body::Json(encode(body)?)))
+    }
+
+    /// `POST` of protobuf.
+    pub(crate) fn post_protobuf(path: &str, bytes: Bytes, is_zstd: bool) -> Self {
+        Self::new(Method::POST, path, Body::Protobuf { bytes, is_zstd })
+    }
+
+    pub(crate) fn pool(self, pool: Pool) -> Self {
+        Self { pool, ..self }
+    }
+
+    pub(crate) fn retries(self, inner_retries: bool, outer_retries: bool) -> Self {
+        Self { inner_retries, outer_retries, ..self }
+    }
+
+    pub(crate) fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self }
+    }
+
+    pub(crate) fn accept(self, accept: &'static str) -> Self {
+        Self { accept, ..self }
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
 }
 
 impl Http {
     pub(crate) fn new(config: Config) -> Result<Self> {
-        let client = Client::builder()
-            .user_agent(concat!("tinsmith-rust/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(5))
-            .build()
-            .map_err(|error| Error::Validation { message: error.to_string() })?;
-        Ok(Self { client, config })
+        let client = client(&config)?;
+        let clients = [(); POOLS].map(|()| client()).into_iter().collect::<Result<Vec<_>>>()?;
+        let clients = clients.try_into().map_err(|_| Error::Stopped)?;
+        let breaker = config.inner.circuit_breaker.map(CircuitBreaker::new);
+        let inner = Inner {
+            clients,
+            token: RwLock::new(None),
+            server: OnceCell::new(),
+            breaker,
+            observers: Observers::default(),
+            json_only: OnceLock::new(),
+        };
+        Ok(Self { config, inner: Arc::new(inner), runtime: Arc::new(Runtime::start()?) })
     }
 
-    /// Posts JSON, reads JSON.
+    /// Starts a call on the client's own thread.
+    pub(crate) fn start<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> ApiFuture<T> {
+        ApiFuture::start(&self.runtime, call)
+    }
+
+    /// A task that nobody waits for.
+    pub(crate) fn spawn(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::AbortHandle {
+        self.runtime.spawn(task).abort_handle()
+    }
+
+    /// Runs `task` to its end, even where the one that waits for it is stopped.
+    pub(crate) fn begin<T, F>(&self, task: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = self.runtime.spawn(task);
+        async move {
+            match task.await {
+                Ok(result) => result,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => Err(Error::Stopped),
+                },
+            }
+        }
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.config.clock().as_ref()
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.inner.observers
+    }
+
+    /// What the circuit breaker does, where there is one.
+    pub(crate) fn breaker(&self) -> Option<&CircuitBreaker> {
+        self.inner.breaker.as_ref()
+    }
+
+    /// The server takes no protobuf: nothing else is tried from now on.
+    pub(crate) fn set_json_only(&self) {
+        self.inner.json_only.get_or_init(|| ());
+    }
+
+    pub(crate) fn is_json_only(&self) -> bool {
+        self.inner.json_only.get().is_some()
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T> {
+        let mut call = Call::new(Method::GET, path, Body::None);
+        call.query =
+            query.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        parse(&self.send(&call).await?.bytes)
+    }
+
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
-        name: &str,
+        path: &str,
         body: &impl Serialize,
     ) -> Result<T> {
-        let body = serde_json::to_vec(body)
-            .map_err(|error| Error::Validation { message: error.to_string() })?;
-        parse(&self.send(name, &Body::Json(body.into())).await?)
+        parse(&self.send(&Call::post(path, body)?).await?.bytes)
     }
 
-    /// Posts protobuf, reads JSON.
-    pub(crate) async fn post_protobuf<T: DeserializeOwned>(
+    pub(crate) async fn put<T: DeserializeOwned>(
         &self,
-        name: &str,
-        message: &impl prost::Message,
+        path: &str,
+        body: &impl Serialize,
     ) -> Result<T> {
-        parse(&self.send(name, &Body::Protobuf(message.encode_to_vec().into())).await?)
+        let call = Call::new(Method::PUT, path, Body::Json(encode(body)?));
+        parse(&self.send(&call).await?.bytes)
     }
 
-    /// Posts a body until it is answered with something else than "not now".
-    async fn send(&self, name: &str, body: &Body) -> Result<Bytes> {
-        let deadline = deadline(self.config.retry_timeout);
-        // One key for all attempts: the server knows a repeated request by it.
-        let key = format!("tinsmith-rust-{}", uuid::Uuid::new_v4());
-        let mut wait = RETRY_WAIT_MIN;
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        self.send(&Call::new(Method::DELETE, path, Body::None)).await.map(drop)
+    }
+
+    /// Sends a call whose JSON answer is wanted.
+    pub(crate) async fn send_json<T: DeserializeOwned>(&self, call: &Call) -> Result<T> {
+        parse(&self.send(call).await?.bytes)
+    }
+
+    /// Sends a request in attempts, until one is answered well or time is up.
+    pub(crate) async fn send(&self, call: &Call) -> Result<Reply> {
+        let server = self.server().await?;
+        let clock = self.clock();
+        let start = clock.now();
+        let mut unpaid_since = None;
+        let mut attempts = 0;
         loop {
-            let request = self.request(name, body).header("x-idempotency-key", &key);
-            let (error, asked) = match request.timeout(self.config.timeout).send().await {
-                Ok(response) if response.status().is_success() => return read(response).await,
-                Ok(response) if is_transient(response.status()) => {
-                    let asked = retry_after(&response);
-                    (refused(response).await, asked)
-                }
-                Ok(response) => return Err(refused(response).await),
-                Err(error) => (Error::Connection { message: chain(&error) }, None),
-            };
-            let pause = asked.unwrap_or(wait);
-            if Instant::now() + pause >= deadline {
-                return Err(error);
-            }
-            tracing::debug!(%error, endpoint = name, "sending again");
-            sleep(pause).await;
-            wait = (wait * 2).min(RETRY_WAIT_MAX);
-        }
-    }
-
-    /// Waits for a queued result; protobuf where `accept_protobuf` and the server speaks it.
-    pub(crate) async fn result(
-        &self,
-        future: &UntypedFuture,
-        accept_protobuf: bool,
-    ) -> Result<Answer> {
-        let request_id = &future.request_id;
-        let deadline = deadline(self.config.result_timeout);
-        let mut wait = RETRY_WAIT_MIN;
-        let mut bad_polls = 0;
-        while Instant::now() < deadline {
-            let error = match self.poll(request_id, accept_protobuf).await {
-                Ok(Polled::Finished(answer)) => return Ok(answer),
-                Ok(Polled::Pending) => {
-                    wait = RETRY_WAIT_MIN;
+            let error = match self.attempt(call).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) if !call.outer_retries => return Err(failure.error),
+                Err(failure) if matches!(failure.error, Error::Api { status: 402, .. }) => {
+                    let since = *unpaid_since.get_or_insert(clock.now());
+                    if clock.now().duration_since(since) >= billing_pause_max(&server.config) {
+                        return Err(failure.error);
+                    }
+                    tracing::warn!(error = %failure.error, "the server asks for payment: waiting");
+                    clock.sleep(BILLING_PAUSE).await;
                     continue;
                 }
-                Err(error) => error,
+                Err(failure) if failure.is_transient => failure.error,
+                Err(failure) => return Err(failure.error),
             };
-            match &error {
-                Error::Connection { .. } => {}
-                Error::Api { status: 429 | 500.., .. } => {}
-                Error::Api { status: 400, .. } if bad_polls < BAD_POLLS_MAX => bad_polls += 1,
-                Error::Api { .. }
-                | Error::Validation { .. }
-                | Error::RequestFailed { .. }
-                | Error::Expired { .. }
-                | Error::Timeout { .. }
-                | Error::Response { .. }
-                | Error::Broken
-                | Error::Stopped => return Err(error),
+            let pause = retry::outer_delay(attempts);
+            if clock.now().duration_since(start) + pause > self.config.inner.retry.timeout {
+                return Err(error);
             }
-            tracing::debug!(%error, request.id = %request_id, "polling again");
-            sleep(wait).await;
-            wait = (wait * 2).min(RETRY_WAIT_MAX);
+            tracing::debug!(%error, endpoint = call.path, "attempting again");
+            clock.sleep(pause).await;
+            attempts += 1;
         }
-        Err(Error::Timeout { request_id: request_id.to_string() })
     }
 
-    async fn poll(&self, request_id: &RequestId, accept_protobuf: bool) -> Result<Polled> {
-        let body =
-            RetrieveFutureRequest { request_id: request_id.clone(), allow_metadata_only: false };
-        let body = serde_json::to_vec(&body)
-            .map_err(|error| Error::Validation { message: error.to_string() })?;
-        let accept = if accept_protobuf { PROTOBUF } else { "application/json" };
-        let request =
-            self.request("retrieve_future", &Body::Json(body.into())).header("accept", accept);
-        let response = request
-            .timeout(POLL_TIMEOUT)
-            .send()
-            .await
-            .map_err(|error| Error::Connection { message: chain(&error) })?;
-        match response.status() {
-            StatusCode::REQUEST_TIMEOUT => return Ok(Polled::Pending),
-            StatusCode::GONE => return Err(Error::Expired { request_id: request_id.to_string() }),
-            status if !status.is_success() => return Err(refused(response).await),
-            _ => {}
+    /// One idempotency key, several requests.
+    async fn attempt(&self, call: &Call) -> Result<Reply, Failure> {
+        let policy = &self.config.inner.retry;
+        let key = format!("tinsmith-rust-{}", uuid::Uuid::new_v4());
+        let mut is_token_new = false;
+        let mut retries = 0;
+        loop {
+            let failure = match self.once(call, &key, retries).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            if failure.is_token_refused && !is_token_new && self.token().is_some() {
+                is_token_new = true;
+                Box::pin(self.exchange()).await.map_err(Failure::terminal)?;
+                continue;
+            }
+            if !failure.is_transient || !call.inner_retries || retries >= policy.max_retries {
+                return Err(failure);
+            }
+            let pause = failure.asked.unwrap_or_else(|| policy.delay(retries, retry::random()));
+            tracing::debug!(error = %failure.error, endpoint = call.path, "sending again");
+            self.clock().sleep(pause).await;
+            retries += 1;
         }
-        let is_protobuf =
-            header(&response, "content-type").is_some_and(|kind| kind.contains(PROTOBUF));
-        let bytes = read(response).await?;
-        if is_protobuf {
-            return Ok(Polled::Finished(Answer::Protobuf(bytes)));
-        }
-        let value: Value = parse(&bytes)?;
-        if value.get("type").and_then(Value::as_str) == Some("try_again") {
-            return Ok(Polled::Pending);
-        }
-        if value.get("error").is_some() {
-            let failed: Failed = parse(&bytes)?;
-            return Err(Error::RequestFailed {
-                request_id: request_id.to_string(),
-                category: failed.category,
-                message: failed.error,
-            });
-        }
-        Ok(Polled::Finished(Answer::Json(value)))
     }
 
-    fn request(&self, name: &str, body: &Body) -> RequestBuilder {
-        let (kind, bytes) = match body {
-            Body::Json(bytes) => ("application/json", bytes),
-            Body::Protobuf(bytes) => (PROTOBUF, bytes),
+    /// One request; a status that is not good is an error.
+    async fn once(&self, call: &Call, key: &str, retries: u32) -> Result<Reply, Failure> {
+        if let Some(breaker) = &self.inner.breaker {
+            breaker.allow(self.clock().now()).map_err(Failure::terminal)?;
+        }
+        let mut request = self.request(call).header("x-stainless-retry-count", retries);
+        if call.method != Method::GET {
+            request = request.header("x-idempotency-key", key);
+        }
+        let result = self.exchange_bytes(request).await;
+        let result = match result {
+            Ok(reply) if reply.status.is_success() => Ok(reply),
+            Ok(reply) => Err(Failure::of(&reply)),
+            Err(error) => Err(Failure { is_transient: true, ..Failure::terminal(error) }),
         };
-        self.client
-            .post(format!("{}/api/v1/{name}", self.config.base_url))
-            .header("x-api-key", &self.config.api_key)
-            .header("content-type", kind)
-            .body(bytes.clone())
+        if let Some(breaker) = &self.inner.breaker {
+            // A request that is refused for what it says shows that the server works.
+            let works = result.as_ref().err().is_none_or(|failure| !failure.is_transient);
+            breaker.record(self.clock().now(), works);
+        }
+        result
+    }
+
+    /// Sends one request as it is, and reads its answer whatever its status.
+    pub(crate) async fn exchange_bytes(&self, request: RequestBuilder) -> Result<Reply> {
+        let started = self.clock().now();
+        let response = request.send().await.map_err(|error| unreachable(&error))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = read(response).await?;
+        let ms = self.clock().now().duration_since(started).as_millis();
+        tracing::trace!(target: "tinsmith::http", status = status.as_u16(), bytes = bytes.len(), ms, "answered");
+        note_deprecation(&headers);
+        Ok(Reply { status, headers, bytes })
+    }
+
+    /// A request with everything but its retry headers.
+    pub(crate) fn request(&self, call: &Call) -> RequestBuilder {
+        let inner = &self.config.inner;
+        let url = format!("{}/api/v1/{}", inner.base_url, call.path);
+        let timeout = call.timeout.unwrap_or(inner.timeout);
+        let mut request = self.inner.clients[call.pool as usize]
+            .request(call.method.clone(), url)
+            .timeout(timeout)
+            .header("accept", call.accept);
+        request = match self.token() {
+            Some(token) => request.header("x-api-key", token.0),
+            None => request.header("x-api-key", &inner.api_key.0),
+        };
+        if !inner.default_query.is_empty() {
+            request = request.query(&inner.default_query);
+        }
+        if !call.query.is_empty() {
+            request = request.query(&call.query);
+        }
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
+        }
+        match &call.body {
+            Body::None => request,
+            Body::Json(bytes) => request.header("content-type", JSON).body(bytes.clone()),
+            Body::Protobuf { bytes, is_zstd } => {
+                let request = request.header("content-type", PROTOBUF).body(bytes.clone());
+                if *is_zstd { request.header("content-encoding", "zstd") } else { request }
+            }
+        }
+    }
+
+    fn token(&self) -> Option<Secret> {
+        self.inner.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Exchanges the key for a token.
+    async fn exchange(&self) -> Result<()> {
+        *self.inner.token.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let call = Call::post("auth/token", &json!({}))?.pool(Pool::Session);
+        let made: AuthTokenResponse = self.plain(&call).await?;
+        *self.inner.token.write().unwrap_or_else(PoisonError::into_inner) = Some(Secret(made.jwt));
+        Ok(())
+    }
+
+    /// What the server says of itself; asked for once.
+    pub(crate) async fn server(&self) -> Result<&Server> {
+        self.inner.server.get_or_try_init(|| self.introduce()).await
+    }
+
+    /// The same, where it was asked for.
+    pub(crate) fn known_server(&self) -> Option<&Server> {
+        self.inner.server.get()
+    }
+
+    async fn introduce(&self) -> Result<Server> {
+        let who = ClientConfigRequest { sdk_version: Some(env!("CARGO_PKG_VERSION").to_owned()) };
+        let call = Call::post("client/config", &who)?.pool(Pool::Session);
+        let config: ClientConfig = unless_missing(self.plain(&call).await)?;
+        if config.pjwt_auth_enabled == Some(true) {
+            self.exchange().await?;
+        }
+        let call = Call::post("client/dynamic_config", &who)?.pool(Pool::Session);
+        let call = call.timeout(SHORT_TIMEOUT);
+        let dynamic: DynamicConfig = unless_missing(self.plain(&call).await)?;
+        let bytes = |set: Option<u64>, default| ByteBudget::new(set.unwrap_or(default));
+        Ok(Server {
+            sample_bytes: bytes(config.sample_dispatch_bytes_semaphore_size, 10 << 20),
+            training_bytes: bytes(config.fwdbwd_dispatch_bytes_semaphore_size, 50_000_000),
+            answer_bytes: bytes(config.inflight_response_bytes_semaphore_size, 50 << 20),
+            dynamic: RwLock::new(dynamic),
+            config,
+        })
+    }
+
+    /// A call that needs no introduction, with repeats.
+    async fn plain<T: DeserializeOwned>(&self, call: &Call) -> Result<T> {
+        let start = self.clock().now();
+        let mut attempts = 0;
+        loop {
+            let failure = match self.attempt(call).await {
+                Ok(reply) => return parse(&reply.bytes),
+                Err(failure) => failure,
+            };
+            let pause = retry::outer_delay(attempts);
+            let waited = self.clock().now().duration_since(start);
+            if !failure.is_transient || waited + pause > self.config.inner.retry.timeout {
+                return Err(failure.error);
+            }
+            self.clock().sleep(pause).await;
+            attempts += 1;
+        }
+    }
+
+    /// Tells the server that nobody waits for a sample any more; whether it worked is not looked at.
+    pub(crate) fn cancel_request(&self, request_id: RequestId) {
+        let http = self.clone();
+        self.spawn(async move {
+            let Ok(call) = Call::post("cancel_future", &CancelFutureRequest { request_id }) else {
+                return;
+            };
+            let call = call.pool(Pool::Sampling).retries(false, true).timeout(CANCEL_TIMEOUT);
+            if let Err(error) = http.send(&call).await {
+                tracing::debug!(%error, "a cancellation did not reach the server");
+            }
+        });
     }
 }
 
-/// What a poll found.
-enum Polled {
-    Pending,
-    Finished(Answer),
-}
+impl Failure {
+    fn terminal(error: Error) -> Self {
+        Self { error, is_transient: false, asked: None, is_token_refused: false }
+    }
 
-/// A result as it came.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Protobuf(Bytes),
-    Json(Value),
-}
-
-impl Answer {
-    /// A result that only JSON carries.
-    pub(crate) fn json<T: DeserializeOwned>(self) -> Result<T> {
-        match self {
-            Self::Json(value) => serde_json::from_value(value)
-                .map_err(|error| Error::Response { message: error.to_string() }),
-            Self::Protobuf(_) => {
-                Err(Error::Response { message: "protobuf where JSON was asked for".to_owned() })
-            }
+    #[expect(clippy::disallowed_methods, reason = "dates in headers are of the world's clock")]
+    fn of(reply: &Reply) -> Self {
+        let challenge = reply.headers.get("www-authenticate").and_then(|text| text.to_str().ok());
+        Self {
+            is_transient: retry::is_transient(reply.status, &reply.headers),
+            asked: retry::asked(&reply.headers, SystemTime::now()),
+            is_token_refused: reply.status == StatusCode::UNAUTHORIZED
+                && challenge.is_some_and(|text| text.contains("error=\"invalid_token\"")),
+            error: refused(reply),
         }
     }
 }
 
-fn deadline(after: Duration) -> Instant {
-    Instant::now() + after
+/// How long a 402 is taken for a pause.
+pub(crate) fn billing_pause_max(config: &ClientConfig) -> Duration {
+    let seconds = config.billing_exception_max_pause_duration_sec;
+    Duration::from_secs(seconds.unwrap_or(BILLING_PAUSE_MAX_SECONDS))
 }
 
-fn is_transient(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 409 | 429 | 500..)
+/// Makes HTTP clients of the configuration.
+fn client(config: &Config) -> Result<impl Fn() -> Result<Client> + use<>> {
+    let inner = Arc::clone(&config.inner);
+    let tls = tls::config(&inner.ca_certificates)?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in &inner.default_headers {
+        let wrong = || Error::validation(format!("header `{name}` cannot be sent"));
+        let name = HeaderName::try_from(name.as_str()).map_err(|_| wrong())?;
+        headers.append(name, HeaderValue::try_from(value.0.as_str()).map_err(|_| wrong())?);
+    }
+    Ok(move || {
+        let mut builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .default_headers(headers.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(inner.max_connections)
+            .tls_backend_preconfigured(tls.clone());
+        if let Some(proxy) = &inner.proxy {
+            let proxy = reqwest::Proxy::all(&proxy.0)
+                .map_err(|error| Error::validation(format!("proxy cannot be used: {error}")))?;
+            builder = builder.proxy(proxy);
+        }
+        builder.build().map_err(|error| Error::validation(chain(&error)))
+    })
 }
 
-fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
-    response.headers().get(name).and_then(|value| value.to_str().ok())
+/// Servers of older generations lack some endpoints.
+fn unless_missing<T: Default>(answer: Result<T>) -> Result<T> {
+    match answer {
+        Err(Error::Api { status: 404 | 405, .. }) => Ok(T::default()),
+        answer => answer,
+    }
 }
 
-/// What the server asks for, if that is reasonable.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let number = |name: &str| header(response, name).and_then(|text| text.parse::<f64>().ok());
-    let seconds =
-        number("retry-after-ms").map(|ms| ms / 1000.0).or_else(|| number("retry-after"))?;
-    (seconds > 0.0 && seconds <= 60.0).then(|| Duration::from_secs_f64(seconds))
+fn encode(body: &impl Serialize) -> Result<Bytes> {
+    let bytes = serde_json::to_vec(body);
+    Ok(bytes.map_err(|error| Error::validation(error.to_string()))?.into())
 }
 
-async fn read(response: Response) -> Result<Bytes> {
-    response.bytes().await.map_err(|error| Error::Connection { message: chain(&error) })
+/// Empty answers stand for `null`.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let text = if bytes.is_empty() { b"null" } else { bytes };
+    serde_json::from_slice(text).map_err(|error| {
+        let excerpt = String::from_utf8_lossy(&bytes[..bytes.len().min(EXCERPT_BYTES)]);
+        Error::response(format!("{error}, in `{excerpt}`"))
+    })
 }
 
-async fn refused(response: Response) -> Error {
-    let status = response.status().as_u16();
-    let bytes = response.bytes().await.unwrap_or_default();
-    let body = serde_json::from_slice::<Value>(&bytes).ok();
+async fn read(mut response: Response) -> Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        if bytes.is_empty() && response.content_length() == Some(chunk.len() as u64) {
+            return Ok(chunk);
+        }
+        if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
+            let message = format!("it is larger than {ANSWER_BYTES_MAX} bytes");
+            return Err(Error::response(message));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+/// What an answer with a bad status says.
+pub(crate) fn refused(reply: &Reply) -> Error {
+    let body = serde_json::from_slice::<Value>(&reply.bytes).ok();
     let detail = body.as_ref().and_then(|body| body.get("detail"));
     let detail =
         detail.map(|detail| detail.as_str().map_or_else(|| detail.to_string(), str::to_owned));
-    let detail = detail.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
-    Error::Api { status, detail }
+    let detail = detail.unwrap_or_else(|| {
+        let excerpt = &reply.bytes[..reply.bytes.len().min(EXCERPT_BYTES)];
+        String::from_utf8_lossy(excerpt).into_owned()
+    });
+    Error::Api { status: reply.status.as_u16(), detail }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| Error::Response { message: error.to_string() })
+fn unreachable(error: &reqwest::Error) -> Error {
+    Error::Connection { message: chain(error) }
 }
 
 /// reqwest's message alone does not say why a connection failed.
@@ -259,4 +607,14 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+fn note_deprecation(headers: &HeaderMap) {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(note) = text("x-deprecation-note") else { return };
+    if text("x-deprecation-level") == Some("error") {
+        tracing::error!(note, "the server says that this is deprecated");
+    } else {
+        tracing::warn!(note, "the server says that this is deprecated");
+    }
 }

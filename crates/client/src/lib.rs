@@ -1,7 +1,7 @@
 //! Drives a server of the Tinker training API: Tinsmith, or any other.
 //!
-//! Every call that is queued on the server returns an [`ApiFuture`] that has already started: submit
-//! the next request before you await the first.
+//! Every call that asks the server returns an [`ApiFuture`] that has already started: submit the next request
+//! before you await the first. In plain threads, `.wait()` for it, or use [`blocking`].
 //!
 //! ```no_run
 //! # async fn run() -> tinsmith::Result<()> {
@@ -12,7 +12,7 @@
 //! let datum = Datum::next_token(&[1, 2, 3], &[2, 3, 4], &[1.0, 1.0, 1.0])?;
 //! let loss = training.forward_backward(vec![datum], "cross_entropy");
 //! let step = training.optim_step(AdamParams { learning_rate: 1e-3, ..AdamParams::default() });
-//! println!("{}", loss.await?.metrics["loss:sum"]);
+//! println!("{:?}", loss.await?.loss());
 //! step.await?;
 //! let sampler = training.save_weights_and_get_sampling_client().await?;
 //! let sample = sampler.sample(&[1, 2], 1, SamplingParams::default()).await?;
@@ -20,47 +20,70 @@
 //! # Ok(()) }
 //! ```
 
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
+pub mod api;
+pub mod blocking;
 pub mod chat;
+mod clock;
 mod config;
 pub mod custom;
 pub mod dataset;
 mod datum;
 mod error;
+mod faces;
 mod future;
 mod http;
 mod loss;
 mod model_input;
+mod poll;
+mod queue_state;
+mod runtime;
 mod sampling;
 mod schedule;
 mod service;
+mod session;
 mod tensor;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tokenizer;
 mod training;
+pub mod wire;
 
 pub use chat::{Conversation, TrainOn};
-pub use config::Config;
+pub use clock::{Clock, Sleep, SystemClock};
+pub use config::{
+    Config, ConfigBuilder, DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_MAX_RETRIES, DEFAULT_POLL_TIMEOUT,
+    DEFAULT_RETRY_TIMEOUT, DEFAULT_TIMEOUT,
+};
 pub use dataset::{Dataset, Row};
 pub use datum::{Advantages, Datum, Keep, PreferencePair, ProvenanceSpan, Trajectory};
-pub use error::{Error, Result};
-pub use future::ApiFuture;
+pub use error::{Category, Error, ErrorKind, Result};
+pub use future::{ApiFuture, await_many, try_await_many};
+pub use http::{
+    limits::{BreakerPolicy, BreakerState, CircuitBreaker},
+    retry::{Backoff, RetryPolicy},
+};
 pub use loss::{
     Cispo, ClippedInputs, CrossEntropyInputs, CustomInput, Dro, Gspo, GspoInputs, Loss, LossFn,
     LossInputs, PolicyInputs, Ppo, SoftTargetInputs, StableReinforce, StableReinforceInputs,
 };
 pub use model_input::{ImageFormat, ModelInput, ModelInputChunk};
-pub use sampling::{SampleResult, SampledSequence, SamplingClient};
+pub use poll::{PollOptions, RequestRef};
+pub use queue_state::{ObserverGuard, QueueState, QueueStateChange, QueueStateObserver};
+pub use sampling::{
+    PromptAltTokens, SampleOptions, SampleResponse, SampleRetry, SampledSequence, SamplerKind,
+    SamplingClient, SamplingOptions, TopkRow,
+};
 pub use schedule::{Schedule, Shape};
-pub use service::{LoraOptions, ServiceClient};
+pub use service::{CopyOptions, FromStateOptions, LoraOptions, ServiceClient};
 pub use tensor::TensorData;
 pub use tinsmith_types::{
-    futures::Category,
+    ids::SessionId,
     sampling::{SamplingParams, Stop, StopReason},
+    session::FinishReason,
     tensor::{DataType, Values},
-    training::{AdamParams, LossConfigValue},
+    training::{AdamParams, LoraConfig, LossConfigValue, OptimizerConfig},
 };
 pub use tokenizer::{Tokenizer, load_tokenizer};
-pub use training::{ForwardBackwardResult, Info, TrainingClient};
+pub use training::{ForwardBackwardOutput, OptimParams, SaveOptions, TrainingClient};

@@ -224,6 +224,11 @@ impl ModelInput {
         self.bytes(PROMPT_BYTES_PER_TOKEN)
     }
 
+    /// What it counts for among the prompts in flight.
+    pub(crate) fn prompt_bytes(&self) -> usize {
+        self.bytes(PROMPT_BYTES_PER_TOKEN)
+    }
+
     /// What it takes in a training request.
     pub(crate) fn training_bytes(&self) -> usize {
         self.bytes(TOKEN_BYTES)

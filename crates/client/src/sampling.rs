@@ -1,149 +1,251 @@
 //! Draws tokens from a fixed set of weights.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+mod dispatch;
+mod handle;
+mod options;
+mod response;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
-use prost::Message as _;
 use tinsmith_types::{
-    futures::UntypedFuture,
+    futures::SAMPLES_PER_CLONE,
     ids::{SamplingSessionId, SeqId},
-    model_input::{Chunk, ModelInput},
-    proto,
-    sampling::{SampleRequest, SampleResponse, SamplingParams, StopReason},
+    sampling::{
+        CreateSamplingSessionRequest, CreateSamplingSessionResponse, SampleRequest, SamplerInfo,
+        SamplingParams,
+    },
 };
+use tokio::sync::OnceCell;
 
-use crate::{ApiFuture, Error, Result, http::Answer, model_input::signed, service::Session};
+pub use options::{SampleOptions, SampleRetry, SamplerKind, SamplingOptions};
+pub use response::{PromptAltTokens, SampleResponse, SampledSequence, TopkRow};
 
-/// Samples of a sample that the server has forgotten are asked for again this often.
-const RESUBMITS_MAX: u32 = 5;
+use crate::{
+    ApiFuture, Error, ModelInput, Result, ServiceClient,
+    http::{Call, Http, Pool},
+    session::Session,
+};
+use dispatch::Dispatch;
 
 /// A sampler. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SamplingClient {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     session: Arc<Session>,
     id: SamplingSessionId,
+    base_model: OnceCell<String>,
+    options: SamplingOptions,
+    dispatch: Dispatch,
+    /// The next number within this client.
     next: AtomicI64,
+    /// Which client of the sampler this is: 0 made it.
+    clone_id: OnceCell<i64>,
 }
 
-/// What sampling gives.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SampleResult {
-    /// One for each of `num_samples`.
-    pub sequences: Vec<SampledSequence>,
-    /// One for each prompt token, the first is `None`, if asked for.
-    pub prompt_logprobs: Option<Vec<Option<f32>>>,
-}
-
-/// One continuation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SampledSequence {
-    /// Without the prompt; with the stop token that ended it.
-    pub tokens: Vec<u32>,
-    /// One for each token.
-    pub logprobs: Vec<f32>,
-    /// Why it ended.
-    pub stop_reason: StopReason,
+/// What a sampler is made of.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    BaseModel(String),
+    Path(String),
 }
 
 impl SamplingClient {
-    pub(crate) fn new(session: Arc<Session>, id: SamplingSessionId) -> Self {
-        Self { inner: Arc::new(Inner { session, id, next: AtomicI64::new(0) }) }
+    /// A sampler of a base model or a checkpoint: what [`ServiceClient::create_sampling_client`] does.
+    ///
+    /// # Errors
+    ///
+    /// There is no such model or checkpoint.
+    pub fn create(service: &ServiceClient, options: impl Into<SamplingOptions>) -> ApiFuture<Self> {
+        let (session, options) = (Arc::clone(service.session()), options.into());
+        let http = session.http.clone();
+        match options.source() {
+            Ok(source) => http.start(Self::create_in(session, source, options)),
+            Err(error) => http.start(async { Err(error) }),
+        }
+    }
+
+    pub(crate) async fn create_in(
+        session: Arc<Session>,
+        source: Source,
+        options: SamplingOptions,
+    ) -> Result<Self> {
+        let (base_model, model_path) = match source {
+            Source::BaseModel(name) => (Some(name), None),
+            Source::Path(path) => (None, Some(path)),
+        };
+        let request = CreateSamplingSessionRequest {
+            session_id: session.id.clone(),
+            sampling_session_seq_id: session.next_sampler(),
+            base_model: base_model.clone(),
+            model_path,
+        };
+        let call = Call::post("create_sampling_session", &request)?;
+        let call = call.pool(Pool::Sampling).retries(true, false);
+        let made: CreateSamplingSessionResponse = session.http.send_json(&call).await?;
+        let client = Self::new(session, made.sampling_session_id, base_model, options);
+        client.learn_base_model().await?;
+        Ok(client)
+    }
+
+    pub(crate) fn new(
+        session: Arc<Session>,
+        id: SamplingSessionId,
+        base_model: Option<String>,
+        options: SamplingOptions,
+    ) -> Self {
+        let inner = Inner {
+            dispatch: Dispatch::new(&session.http, &options),
+            session,
+            id,
+            base_model: OnceCell::new_with(base_model.filter(|name| !name.is_empty())),
+            options,
+            next: AtomicI64::new(0),
+            clone_id: OnceCell::new_with(Some(0)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Asks what lies under the checkpoint; servers of older generations do not say.
+    async fn learn_base_model(&self) -> Result<&str> {
+        let inner = &self.inner;
+        let learn = || async {
+            let path = format!("samplers/{}", inner.id);
+            match inner.session.http.get::<SamplerInfo>(&path, &[]).await {
+                Ok(info) => Ok(info.base_model),
+                Err(Error::Api { status: 404 | 405, .. }) => Ok(String::new()),
+                Err(error) => Err(error),
+            }
+        };
+        inner.base_model.get_or_try_init(learn).await.map(String::as_str)
+    }
+
+    /// The sampler's id.
+    pub fn sampling_session_id(&self) -> &str {
+        self.inner.id.as_str()
+    }
+
+    /// The model under the weights.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached.
+    pub fn get_base_model(&self) -> ApiFuture<String> {
+        let client = self.clone();
+        self.http().start(async move { client.learn_base_model().await.map(str::to_owned) })
     }
 
     /// Draws `num_samples` continuations of a prompt.
+    ///
+    /// # Errors
+    ///
+    /// Settings that the server refuses; a prompt that is too long.
     pub fn sample(
         &self,
-        prompt: &[u32],
+        prompt: impl Into<ModelInput>,
         num_samples: u32,
         params: SamplingParams,
-    ) -> ApiFuture<SampleResult> {
-        self.run(prompt, num_samples, params, false)
+    ) -> ApiFuture<SampleResponse> {
+        self.sample_with(prompt, SampleOptions::new(num_samples, params))
+    }
+
+    /// [`Self::sample`] with everything else that can be asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sample`].
+    pub fn sample_with(
+        &self,
+        prompt: impl Into<ModelInput>,
+        options: SampleOptions,
+    ) -> ApiFuture<SampleResponse> {
+        let (client, prompt) = (self.clone(), prompt.into());
+        self.http().start(async move {
+            let bytes = prompt.prompt_bytes() as u64;
+            let request = client.request(prompt, &options)?;
+            client.inner.dispatch.run(&client, request, bytes, &options).await
+        })
     }
 
     /// The logprob of each token of a text after those before it; the first is `None`.
-    pub fn compute_logprobs(&self, tokens: &[u32]) -> ApiFuture<Vec<Option<f32>>> {
+    ///
+    /// # Errors
+    ///
+    /// A text that is too long.
+    pub fn compute_logprobs(&self, prompt: impl Into<ModelInput>) -> ApiFuture<Vec<Option<f32>>> {
+        self.compute_logprobs_with(prompt, None)
+    }
+
+    /// [`Self::compute_logprobs`] of the last `n` tokens only: the others are `None`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn compute_logprobs_with(
+        &self,
+        prompt: impl Into<ModelInput>,
+        last_n: Option<u32>,
+    ) -> ApiFuture<Vec<Option<f32>>> {
         let params = SamplingParams { max_tokens: Some(1), ..SamplingParams::default() };
-        let sample = self.run(tokens, 1, params, true);
-        ApiFuture::start(async move {
-            sample.await?.prompt_logprobs.ok_or_else(|| Error::Response {
-                message: "no prompt_logprobs though they were asked for".to_owned(),
-            })
+        let mut options = SampleOptions::new(1, params).prompt_logprobs(true);
+        options.prompt_logprobs_last_n = last_n;
+        let sampled = self.sample_with(prompt, options);
+        self.http().start(async move {
+            sampled
+                .await?
+                .prompt_logprobs
+                .ok_or_else(|| Error::response("no prompt_logprobs though they were asked for"))
         })
     }
 
-    fn run(
-        &self,
-        prompt: &[u32],
-        num_samples: u32,
-        params: SamplingParams,
-        prompt_logprobs: bool,
-    ) -> ApiFuture<SampleResult> {
-        let inner = Arc::clone(&self.inner);
-        let prompt = signed(prompt);
-        ApiFuture::start(async move {
-            let mut request = SampleRequest {
-                sampling_session_id: Some(inner.id.clone()),
-                seq_id: None,
-                base_model: None,
-                model_path: None,
-                num_samples,
-                prompt: ModelInput { chunks: vec![Chunk::EncodedText { tokens: prompt? }] },
-                sampling_params: params,
-                prompt_logprobs,
-                topk_prompt_logprobs: 0,
-                topk_sample_logprobs: 0,
-                target_prompt_logprobs: None,
-                prompt_alt_tokens_k: 0,
-                prompt_logprobs_last_n: None,
-                record_stability_info: false,
-            };
-            for _ in 0..RESUBMITS_MAX {
-                request.seq_id = Some(SeqId(inner.next.fetch_add(1, Ordering::Relaxed)));
-                match inner.attempt(&request).await {
-                    // The server has started anew: samples live in its memory only.
-                    Err(Error::Expired { request_id }) => {
-                        tracing::debug!(request.id = request_id, "sampling again");
-                    }
-                    done => return done,
-                }
-            }
-            inner.attempt(&request).await
+    /// The next pause of the queue is logged at once, even if one was logged a moment ago.
+    pub fn clear_queue_state_debounce(&self) {
+        self.http().observers().clear_debounce();
+    }
+
+    fn request(&self, prompt: ModelInput, options: &SampleOptions) -> Result<SampleRequest> {
+        options.check()?;
+        let record = options.record_stability_info || self.inner.options.record_stability_info;
+        Ok(SampleRequest {
+            sampling_session_id: Some(self.inner.id.clone()),
+            seq_id: None,
+            base_model: None,
+            model_path: None,
+            num_samples: options.num_samples,
+            prompt: prompt.json()?,
+            sampling_params: options.params.clone(),
+            prompt_logprobs: options.prompt_logprobs,
+            topk_prompt_logprobs: options.topk_prompt_logprobs,
+            topk_sample_logprobs: options.topk_sample_logprobs,
+            target_prompt_logprobs: options.target_prompt_logprobs.clone().map(Into::into),
+            prompt_alt_tokens_k: options.prompt_alt_tokens_k,
+            prompt_logprobs_last_n: options.prompt_logprobs_last_n,
+            record_stability_info: record,
         })
+    }
+
+    /// The number of the next sample.
+    async fn number(&self) -> Result<SeqId> {
+        let clone_id = *self.inner.clone_id.get_or_try_init(|| self.join()).await?;
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        Ok(SeqId(clone_id * SAMPLES_PER_CLONE + number))
+    }
+
+    pub(crate) fn http(&self) -> &Http {
+        &self.inner.session.http
     }
 }
 
-impl Inner {
-    async fn attempt(&self, request: &SampleRequest) -> Result<SampleResult> {
-        let http = &self.session.http;
-        let future: UntypedFuture = http.post("asample", request).await?;
-        let response: SampleResponse = match http.result(&future, true).await? {
-            Answer::Protobuf(bytes) => {
-                let response = proto::SampleResponse::decode(bytes)
-                    .map_err(|error| Error::Response { message: error.to_string() })?;
-                (&response).try_into()?
-            }
-            answer @ Answer::Json(_) => answer.json()?,
-        };
-        let sequences = response.sequences.into_iter().map(|sequence| {
-            let tokens: Result<Vec<u32>, _> =
-                sequence.tokens.into_iter().map(u32::try_from).collect();
-            Ok(SampledSequence {
-                tokens: tokens
-                    .map_err(|_| Error::Response { message: "a negative token id".to_owned() })?,
-                logprobs: sequence.logprobs.unwrap_or_default(),
-                stop_reason: sequence.stop_reason,
-            })
-        });
-        Ok(SampleResult {
-            sequences: sequences.collect::<Result<_>>()?,
-            prompt_logprobs: response.prompt_logprobs,
-        })
+impl fmt::Debug for SamplingClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SamplingClient").field("id", &self.inner.id).finish_non_exhaustive()
     }
 }

@@ -1,72 +1,68 @@
 //! One training run: gradients gather until an optimizer step applies them.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+mod chunks;
+mod forward;
+mod output;
+mod saves;
+mod turns;
 
-use prost::Message as _;
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
+
 use serde::{Serialize, de::DeserializeOwned};
 use tinsmith_types::{
-    futures::UntypedFuture,
     ids::{ModelId, SeqId},
-    proto::{self, ForwardBackwardRequest},
-    tensor::Values,
     training::{
-        AdamParams, ForwardBackwardOutput, GetInfoRequest, GetInfoResponse, OptimStepRequest,
-        OptimStepResponse,
-    },
-    weights::{
-        SamplerKind, SaveWeightsForSamplerRequest, SaveWeightsForSamplerResponse,
-        SaveWeightsRequest, SaveWeightsResponse,
+        AdamParams, GetInfoRequest, GetInfoResponse, LoraConfig, OptimStepRequest,
+        OptimStepResponse, UnloadModelRequest, UnloadModelResponse,
     },
 };
-use tokio::sync::watch;
+
+pub use output::ForwardBackwardOutput;
+pub use saves::SaveOptions;
+pub(crate) use saves::check_path;
 
 use crate::{
-    ApiFuture, Datum, Error, Result, SamplingClient, future, http::Answer, service::Session,
+    ApiFuture, PollOptions, QueueStateObserver, Result, SessionId,
+    api::{Api, Submitted},
+    http::{Call, Http, Pool},
+    poll::Wanted,
+    session::Session,
 };
+use turns::Turns;
 
-/// In place of a turn: a call was never sent.
-const BROKEN: i64 = i64::MAX;
-
-/// One training run. Calls start at once and are submitted in the order in which they are made.
-#[derive(Clone, Debug)]
+/// One training run. Cheap to clone. Calls start at once and are sent in the order in which they are made;
+/// none waits for the result of the one before.
+#[derive(Clone)]
 pub struct TrainingClient {
     inner: Arc<Inner>,
+    poll: PollOptions,
 }
 
 #[derive(Debug)]
 struct Inner {
     session: Arc<Session>,
     model_id: ModelId,
-    /// The next number to be given to a call.
-    next: std::sync::Mutex<i64>,
-    /// The number whose turn it is to be submitted.
-    turn: watch::Sender<i64>,
-}
-
-/// What `forward` and `forward_backward` give.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ForwardBackwardResult {
-    /// Logprobs of each datum's targets, in the order of the datums.
-    pub logprobs: Vec<Vec<f32>>,
-    /// By `name:reduction`; `loss:sum` is always there.
-    pub metrics: BTreeMap<String, f64>,
-}
-
-/// What the server knows of a run.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Info {
-    /// The base model's name.
-    pub model_name: String,
-    /// Where its tokenizer is: a directory or a hub name.
-    pub tokenizer_id: String,
-    /// Rank of the adapter.
-    pub lora_rank: u32,
+    model_seq_id: i64,
+    info: GetInfoResponse,
+    lora: Option<LoraConfig>,
+    turns: Turns,
 }
 
 impl TrainingClient {
-    pub(crate) fn new(session: Arc<Session>, model_id: ModelId) -> Self {
-        let (turn, _) = watch::channel(1);
-        Self { inner: Arc::new(Inner { session, model_id, next: std::sync::Mutex::new(1), turn }) }
+    /// The client of a run that has just been made: asks for what the server knows of it.
+    pub(crate) async fn open(
+        session: Arc<Session>,
+        model_id: ModelId,
+        model_seq_id: i64,
+        lora: Option<LoraConfig>,
+    ) -> Result<Self> {
+        let request = GetInfoRequest { model_id: model_id.clone() };
+        let call = Call::post("get_info", &request)?.pool(Pool::Training);
+        let info = session.http.send_json(&call).await?;
+        let poll = session.http.config.poll_options().clone();
+        let turns = Turns::new();
+        let inner = Inner { session, model_id, model_seq_id, info, lora, turns };
+        Ok(Self { inner: Arc::new(inner), poll })
     }
 
     /// The run's id.
@@ -74,200 +70,206 @@ impl TrainingClient {
         self.inner.model_id.as_str()
     }
 
+    /// The session that the run belongs to.
+    pub fn session_id(&self) -> &SessionId {
+        &self.inner.session.id
+    }
+
+    /// The run's number within its session.
+    pub fn model_seq_id(&self) -> i64 {
+        self.inner.model_seq_id
+    }
+
+    /// The base model's name.
+    pub fn base_model(&self) -> &str {
+        let info = &self.inner.info;
+        let name = info.model_data.model_name.as_ref().or(info.model_name.as_ref());
+        name.map_or("", String::as_str)
+    }
+
+    /// Where the run's tokenizer is: a directory or a hub name.
+    pub fn tokenizer_id(&self) -> &str {
+        let id = self.inner.info.model_data.tokenizer_id.as_deref();
+        id.unwrap_or_else(|| self.base_model())
+    }
+
+    /// How the adapter was asked for, where this client asked for it.
+    pub fn lora_config(&self) -> Option<&LoraConfig> {
+        self.inner.lora.as_ref()
+    }
+
+    /// Columns of the adapter's A.
+    pub fn lora_rank(&self) -> Option<u32> {
+        let info = &self.inner.info;
+        info.lora_rank.or(info.model_data.lora_rank)
+    }
+
+    /// This client, whose calls tell `observer` of the queue's changes too.
+    #[must_use]
+    pub fn with_observer(mut self, observer: impl QueueStateObserver + 'static) -> Self {
+        self.poll.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// This client, whose calls wait for their results as `options` say.
+    #[must_use]
+    pub fn with_poll_options(mut self, options: PollOptions) -> Self {
+        self.poll = options;
+        self
+    }
+
+    /// The next pause of the queue is logged at once, even if one was logged a moment ago.
+    pub fn clear_queue_state_debounce(&self) {
+        self.http().observers().clear_debounce();
+    }
+
     /// What the server knows of the run.
     ///
     /// # Errors
     ///
-    /// The server cannot be reached.
-    pub async fn info(&self) -> Result<Info> {
-        let request = GetInfoRequest { model_id: self.inner.model_id.clone() };
-        let info: GetInfoResponse = self.inner.session.http.post("get_info", &request).await?;
-        Ok(Info {
-            model_name: info.model_data.model_name.unwrap_or_default(),
-            tokenizer_id: info.model_data.tokenizer_id.unwrap_or_default(),
-            lora_rank: info.lora_rank.unwrap_or_default(),
+    /// The run is gone.
+    pub fn get_info(&self) -> ApiFuture<GetInfoResponse> {
+        let (http, model_id) = (self.http().clone(), self.inner.model_id.clone());
+        self.http().start(async move {
+            let call = Call::post("get_info", &GetInfoRequest { model_id })?.pool(Pool::Training);
+            http.send_json(&call).await
         })
     }
 
-    /// Logprobs of the datums; leaves the pending gradient alone.
-    pub fn forward(&self, datums: Vec<Datum>, loss: &str) -> ApiFuture<ForwardBackwardResult> {
-        self.run(datums, loss, BTreeMap::new(), true)
+    /// What the server knew of the run when it was made; asks nobody.
+    pub fn info(&self) -> &GetInfoResponse {
+        &self.inner.info
     }
 
-    /// Logprobs, loss and metrics; adds the loss's gradient to the pending one.
-    pub fn forward_backward(
-        &self,
-        datums: Vec<Datum>,
-        loss: &str,
-    ) -> ApiFuture<ForwardBackwardResult> {
-        self.run(datums, loss, BTreeMap::new(), false)
-    }
-
-    /// [`Self::forward_backward`] with constants of the loss.
-    pub fn forward_backward_with(
-        &self,
-        datums: Vec<Datum>,
-        loss: &str,
-        config: BTreeMap<String, f64>,
-    ) -> ApiFuture<ForwardBackwardResult> {
-        self.run(datums, loss, config, false)
-    }
-
-    fn run(
-        &self,
-        datums: Vec<Datum>,
-        loss: &str,
-        config: BTreeMap<String, f64>,
-        forward_only: bool,
-    ) -> ApiFuture<ForwardBackwardResult> {
-        let (inner, loss) = (Arc::clone(&self.inner), loss.to_owned());
-        self.submit(move |seq_id| async move {
-            let data: Result<Vec<proto::Datum>> =
-                datums.into_iter().map(Datum::into_proto).collect();
-            let request = ForwardBackwardRequest {
-                model_id: inner.model_id.to_string(),
-                seq_id: i32::try_from(seq_id.0)
-                    .map_err(|_| Error::Validation { message: "too many requests".to_owned() })?,
-                data: data?,
-                loss_fn: loss,
-                loss_fn_config: config,
-                forward_only,
-                ..ForwardBackwardRequest::default()
-            };
-            let future: UntypedFuture =
-                inner.session.http.post_protobuf("forward_backward", &request).await?;
-            Ok(future::boxed(
-                async move { logprobs(inner.session.http.result(&future, true).await?) },
-            ))
+    /// Applies the pending gradient and clears it.
+    ///
+    /// # Errors
+    ///
+    /// Settings that the optimizer refuses; a gradient that is not finite.
+    pub fn optim_step(&self, params: impl Into<OptimParams>) -> ApiFuture<OptimStepResponse> {
+        let (model_id, params) = (self.inner.model_id.clone(), params.into());
+        let (adam_params, optimizer_params) = match params {
+            OptimParams::Adam(params) => (Some(params), None),
+            OptimParams::Other(params) => (None, Some(params)),
+        };
+        self.call("optim_step", "OptimStep", true, move |seq_id| OptimStepRequest {
+            model_id,
+            seq_id: Some(seq_id),
+            adam_params,
+            optimizer_params,
         })
     }
 
-    /// Applies the pending gradient and clears it; the metrics that the server gives.
-    pub fn optim_step(&self, params: AdamParams) -> ApiFuture<BTreeMap<String, f64>> {
-        let model_id = self.inner.model_id.clone();
-        self.call(
-            "optim_step",
-            move |seq_id| OptimStepRequest {
-                model_id,
-                seq_id: Some(seq_id),
-                adam_params: Some(params),
-                optimizer_params: None,
-            },
-            |response: OptimStepResponse| Ok(response.metrics.unwrap_or_default()),
-        )
+    /// Gives the run's memory back to the server; later calls fail. Its checkpoints stay.
+    ///
+    /// # Errors
+    ///
+    /// The server does not offer it.
+    pub fn unload_model(&self) -> ApiFuture<UnloadModelResponse> {
+        let request = UnloadModelRequest { model_id: self.inner.model_id.clone() };
+        let (http, poll) = (self.http().clone(), self.poll.clone());
+        self.http().start(async move {
+            let api = Api::of(http);
+            api.submit("unload_model", &request, Pool::Training)
+                .await?
+                .wait("UnloadModel", &poll)
+                .await
+        })
     }
 
-    /// Saves weights and optimizer under a name; the checkpoint's `tinker://` path.
-    pub fn save_state(&self, name: impl Into<String>) -> ApiFuture<String> {
-        let (model_id, name) = (self.inner.model_id.clone(), name.into());
-        self.call(
-            "save_weights",
-            move |seq_id| SaveWeightsRequest {
-                model_id,
-                seq_id: Some(seq_id),
-                path: Some(name),
-                ttl_seconds: None,
-                overwrite: false,
-                user_metadata: None,
-            },
-            |response: SaveWeightsResponse| Ok(response.path),
-        )
+    pub(crate) fn http(&self) -> &Http {
+        &self.inner.session.http
     }
 
-    /// A sampler of the weights as they are after everything called before.
-    pub fn save_weights_and_get_sampling_client(&self) -> ApiFuture<SamplingClient> {
-        let model_id = self.inner.model_id.clone();
-        let session = Arc::clone(&self.inner.session);
-        let sampler = session.next_sampler();
-        self.call(
-            "save_weights_for_sampler",
-            move |seq_id| SaveWeightsForSamplerRequest {
-                model_id,
-                seq_id: Some(seq_id),
-                path: None,
-                sampling_session_seq_id: Some(sampler),
-                kind: SamplerKind::Snapshot,
-                ttl_seconds: None,
-                user_metadata: None,
-            },
-            move |response: SaveWeightsForSamplerResponse| {
-                let id = response.sampling_session_id.ok_or_else(|| Error::Response {
-                    message: "no sampling_session_id for an unnamed save".to_owned(),
-                })?;
-                Ok(SamplingClient::new(session, id))
-            },
-        )
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.inner.session
+    }
+
+    pub(crate) fn poll_options(&self) -> &PollOptions {
+        &self.poll
     }
 
     /// A queued call whose request and result are JSON.
-    fn call<Q, A, T>(
+    fn call<Q, T>(
         &self,
-        name: &'static str,
+        path: &'static str,
+        request_type: &'static str,
+        inner_retries: bool,
         request: impl FnOnce(SeqId) -> Q + Send + 'static,
-        result: impl FnOnce(A) -> Result<T> + Send + 'static,
     ) -> ApiFuture<T>
     where
         Q: Serialize + Send + Sync + 'static,
-        A: DeserializeOwned + Send + 'static,
-        T: Send + 'static,
+        T: DeserializeOwned + Send + 'static,
     {
-        let inner = Arc::clone(&self.inner);
-        self.submit(move |seq_id| async move {
-            let future: UntypedFuture = inner.session.http.post(name, &request(seq_id)).await?;
-            Ok(future::boxed(async move {
-                result(inner.session.http.result(&future, false).await?.json()?)
-            }))
-        })
+        let (inner, poll) = (Arc::clone(&self.inner), self.poll.clone());
+        let sender = Arc::clone(&self.inner);
+        self.submit(
+            1,
+            move |first| async move {
+                let call = Call::post(path, &request(SeqId(first)))?.pool(Pool::Training);
+                Submitted::send(&sender.session.http, &call.retries(inner_retries, true)).await
+            },
+            move |submitted: Submitted| async move {
+                let wanted = Wanted::json(request_type);
+                submitted.result(&inner.session.http, wanted, &poll).await?.json()
+            },
+        )
     }
 
-    /// Numbers a call now, submits it when its turn comes, and waits for its result without holding
-    /// others up.
-    fn submit<T, S>(&self, send: impl FnOnce(SeqId) -> S + Send + 'static) -> ApiFuture<T>
+    /// Numbers a call now, sends it when its turn comes, and waits for its result without holding others up.
+    /// What is sent is sent to its end, even where nobody waits for the result any more.
+    fn submit<S, T, A, B>(
+        &self,
+        count: usize,
+        send: impl FnOnce(i64) -> A + Send + 'static,
+        wait: impl FnOnce(S) -> B + Send + 'static,
+    ) -> ApiFuture<T>
     where
+        S: Send + 'static,
         T: Send + 'static,
-        S: Future<Output = Result<future::Boxed<T>>> + Send + 'static,
+        A: Future<Output = Result<S>> + Send + 'static,
+        B: Future<Output = Result<T>> + Send + 'static,
     {
-        let inner = Arc::clone(&self.inner);
-        let seq_id = {
-            let mut next = inner.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let seq_id = *next;
-            *next += 1;
-            seq_id
-        };
-        ApiFuture::start(async move {
-            let mut turn = inner.turn.subscribe();
-            let ready = turn.wait_for(|turn| *turn == seq_id || *turn == BROKEN).await;
-            if *ready.map_err(|_| Error::Stopped)? == BROKEN {
-                return Err(Error::Broken);
-            }
-            let sent = send(SeqId(seq_id)).await;
-            // A request that the server refused has used its number up. One that it never saw is a gap that
-            // holds up all that follow.
-            let is_known = matches!(sent, Ok(_) | Err(Error::Api { .. }));
-            inner.turn.send_replace(if is_known { seq_id + 1 } else { BROKEN });
-            sent?.await
-        })
+        let (inner, http) = (Arc::clone(&self.inner), self.http().clone());
+        let first = inner.turns.reserve(count);
+        let model_id = self.model_id().to_owned();
+        // Spawned here, so that the turn is taken even where the caller gives the call up at once.
+        let sent = http.begin(async move {
+            let turn = inner.turns.begin(first, count).await?;
+            tracing::debug!(target: "tinsmith::training", model_id, seq_id = first, "sending");
+            let sent = send(first).await;
+            turn.end(&sent);
+            sent
+        });
+        self.http().start(async move { wait(sent.await?).await })
     }
 }
 
-fn logprobs(answer: Answer) -> Result<ForwardBackwardResult> {
-    let output: ForwardBackwardOutput = match answer {
-        Answer::Protobuf(bytes) => {
-            let output = proto::ForwardBackwardOutput::decode(bytes)
-                .map_err(|error| Error::Response { message: error.to_string() })?;
-            (&output).try_into()?
-        }
-        answer @ Answer::Json(_) => answer.json()?,
-    };
-    let mut logprobs = Vec::with_capacity(output.loss_fn_outputs.len());
-    for mut outputs in output.loss_fn_outputs {
-        match outputs.remove("logprobs").map(|tensor| tensor.data) {
-            Some(Values::Float32(values)) => logprobs.push(values),
-            Some(Values::Int64(_)) | None => {
-                let message = "a datum has no logprobs in float32".to_owned();
-                return Err(Error::Response { message });
-            }
-        }
+impl fmt::Debug for TrainingClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrainingClient")
+            .field("model_id", &self.inner.model_id)
+            .finish_non_exhaustive()
     }
-    Ok(ForwardBackwardResult { logprobs, metrics: output.metrics })
+}
+
+/// Settings of one optimizer step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OptimParams {
+    /// AdamW's.
+    Adam(AdamParams),
+    /// Those of another optimizer, with their `type`.
+    Other(BTreeMap<String, serde_json::Value>),
+}
+
+impl From<AdamParams> for OptimParams {
+    fn from(params: AdamParams) -> Self {
+        Self::Adam(params)
+    }
+}
+
+impl From<BTreeMap<String, serde_json::Value>> for OptimParams {
+    fn from(params: BTreeMap<String, serde_json::Value>) -> Self {
+        Self::Other(params)
+    }
 }

@@ -9,8 +9,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use tinsmith::{
-    AdamParams, ApiFuture, Config, Datum, ForwardBackwardResult, LoraOptions, SamplingClient,
-    SamplingParams, ServiceClient, TrainingClient,
+    AdamParams, ApiFuture, Config, Datum, ForwardBackwardOutput, LoraOptions, SamplingClient,
+    SamplingParams, ServiceClient, TrainingClient, wire::OptimStepResponse,
 };
 use tinsmith_tokenizer::{Chat, Message, Tokenizer};
 use tokio::time::Instant;
@@ -152,7 +152,8 @@ async fn teach(service: &ServiceClient, lesson: &Lesson) -> Result<String> {
     let tuned = training.save_weights_and_get_sampling_client().await.context("make a sampler")?;
     let after = lesson.answers(&tuned).await?;
     lesson.compare(&before, &after)?;
-    training.save_state("quickstart").await.context("save a checkpoint")
+    let saved = training.save_state("quickstart").await.context("save a checkpoint")?;
+    Ok(saved.path)
 }
 
 impl Lesson {
@@ -285,8 +286,8 @@ fn score(rows: &[Row], answers: &[String]) -> f64 {
 /// A step that the server is working on.
 struct Sent {
     answer_tokens: usize,
-    forward_backward: ApiFuture<ForwardBackwardResult>,
-    optim_step: ApiFuture<std::collections::BTreeMap<String, f64>>,
+    forward_backward: ApiFuture<ForwardBackwardOutput>,
+    optim_step: ApiFuture<OptimStepResponse>,
 }
 
 impl Sent {
