@@ -8,9 +8,12 @@ mod check;
 mod evaluate;
 mod expression;
 mod gradient;
+mod handle;
 mod inputs;
 mod op;
 pub mod regularizers;
+mod remote;
+mod surrogate;
 mod tape;
 mod var;
 mod wire;
@@ -22,6 +25,8 @@ pub use self::{
     check::{GradientCheck, check_gradients},
     evaluate::{Evaluated, evaluate},
     expression::{Expression, Inputs},
+    handle::LossHandle,
+    remote::RegularizedOutput,
     var::{Term, Var},
 };
 
@@ -35,6 +40,12 @@ pub trait CustomLoss: Send + Sync {
     /// # Errors
     /// Whatever the loss finds wrong; the training client cannot go on after it.
     fn compute(&self, data: &[Datum], logprobs: &[Var]) -> Result<LossValue>;
+
+    /// The handle, if this is one: the server may run it.
+    #[doc(hidden)]
+    fn handle(&self) -> Option<&LossHandle> {
+        None
+    }
 }
 
 impl<F> CustomLoss for F
@@ -49,6 +60,10 @@ where
 impl<L: CustomLoss + ?Sized> CustomLoss for std::sync::Arc<L> {
     fn compute(&self, data: &[Datum], logprobs: &[Var]) -> Result<LossValue> {
         (**self).compute(data, logprobs)
+    }
+
+    fn handle(&self) -> Option<&LossHandle> {
+        (**self).handle()
     }
 }
 

@@ -66,6 +66,7 @@ faces! {
         create_training_client_from_state_with_optimizer, create_training_client_from_state_with_optimizer_async(path: impl Into<String>) -> TrainingClient;
         create_training_client_from_state_with, create_training_client_from_state_with_async(path: impl Into<String>, options: FromStateOptions) -> TrainingClient;
         create_sampling_client, create_sampling_client_async(options: impl Into<SamplingOptions>) -> SamplingClient;
+        create_custom_loss, create_custom_loss_async(loss: Expression) -> LossHandle;
         copy_weights, copy_weights_async(path: impl Into<String>, options: CopyOptions) -> String;
         close, close_async() -> Unit;
         close_with, close_with_async(reason: FinishReason, detail: Option<String>) -> Unit;
@@ -73,6 +74,8 @@ faces! {
     TrainingClient {
         forward, forward_async(data: Vec<Datum>, loss: impl Into<Loss>) -> ForwardBackwardOutput;
         forward_backward, forward_backward_async(data: Vec<Datum>, loss: impl Into<Loss>) -> ForwardBackwardOutput;
+        forward_backward_custom, forward_backward_custom_async(data: Vec<Datum>, loss: impl CustomLoss + 'static) -> ForwardBackwardOutput;
+        forward_backward_regularized, forward_backward_regularized_async(data: Vec<Datum>, loss: Regularized) -> RegularizedOutput;
         optim_step, optim_step_async(params: impl Into<OptimParams>) -> OptimStepResponse;
         save_state, save_state_async(options: impl Into<SaveOptions>) -> SaveWeightsResponse;
         load_state, load_state_async(path: impl Into<String>) -> LoadWeightsResponse;

@@ -56,6 +56,9 @@ pub use config::{
     Config, ConfigBuilder, DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_MAX_RETRIES, DEFAULT_POLL_TIMEOUT,
     DEFAULT_RETRY_TIMEOUT, DEFAULT_TIMEOUT,
 };
+pub use custom::{
+    CustomLoss, Expression, LossHandle, RegularizedOutput, regularizers::Regularized,
+};
 pub use dataset::{Dataset, Row};
 pub use datum::{Advantages, Datum, Keep, PreferencePair, ProvenanceSpan, Trajectory};
 pub use error::{Category, Error, ErrorKind, Result};

@@ -1,6 +1,7 @@
 //! One training run: gradients gather until an optimizer step applies them.
 
 mod chunks;
+mod custom;
 mod forward;
 mod output;
 mod saves;

@@ -265,7 +265,7 @@ fn a_graph_is_written_as_the_api_takes_it() {
     assert_eq!(
         nodes[3],
         serde_json::json!({
-            "op": "call_function", "name": "V3", "target": "operator.sub",
+            "op": "call_function", "name": "sub", "target": "operator.sub",
             "args": [{"ref": "logprobs"}, {"ref": "logprobs_of_sampler"}], "kwargs": {},
         })
     );
@@ -274,6 +274,55 @@ fn a_graph_is_written_as_the_api_takes_it() {
     let inputs = ["logprobs", "logprobs_of_sampler", "advantages"];
     let inputs = inputs.map(|name| Input { name: name.to_owned(), rank: 1 });
     Loss::new(inputs.to_vec(), &graph, &LIMITS).unwrap();
+}
+
+/// What the official SDK sends for the same calculation, in the words of its recording.
+#[test]
+fn a_graph_is_that_of_the_official_sdk() {
+    let inputs = [("logprobs", 1), ("weights", 1), ("advantages", 1)];
+    let expression = Expression::trace("my_loss", inputs, |inputs| {
+        let ratio = inputs.logprobs().exp().clamp(0.1, f64::INFINITY);
+        let loss = -(&ratio * inputs.get("weights") * inputs.get("advantages").slice(0..4)).sum();
+        let value = LossValue::new(loss.clone()).metric("custom/my:sum", &loss);
+        Ok(value.metric("custom/m:mean", &ratio.mean()))
+    });
+    let graph = expression.unwrap().graph();
+    let short = |node: &serde_json::Value| {
+        let text = |key: &str| node[key].as_str().unwrap().to_owned();
+        (text("name"), text("target"), node["args"].to_string())
+    };
+    let nodes: Vec<_> = graph["nodes"].as_array().unwrap().iter().skip(3).map(short).collect();
+    let expected = [
+        ("exp", "torch.exp", r#"[{"ref":"logprobs"}]"#),
+        ("clamp", "clamp", r#"[{"ref":"exp"},0.1,{"float":"inf"}]"#),
+        ("mul", "operator.mul", r#"[{"ref":"clamp"},{"ref":"weights"}]"#),
+        ("getitem", "operator.getitem", r#"[{"ref":"advantages"},{"slice":[0,4,null]}]"#),
+        ("mul_1", "operator.mul", r#"[{"ref":"mul"},{"ref":"getitem"}]"#),
+        ("sum_1", "sum", r#"[{"ref":"mul_1"}]"#),
+        ("neg", "operator.neg", r#"[{"ref":"sum_1"}]"#),
+        ("mean", "mean", r#"[{"ref":"clamp"}]"#),
+        (
+            "output",
+            "output",
+            r#"[{"tuple":[{"ref":"neg"},{"dict":{"custom/m:mean":{"ref":"mean"},"custom/my:sum":{"ref":"neg"}}}]}]"#,
+        ),
+    ];
+    let expected =
+        expected.map(|(name, target, args)| (name.to_owned(), target.to_owned(), args.to_owned()));
+    assert_eq!(nodes, expected);
+}
+
+#[test]
+fn names_of_inputs_are_never_taken_twice() {
+    let inputs = [("logprobs", 1), ("exp", 1), ("output", 1), ("sum_1", 1)];
+    let expression = Expression::trace("names", inputs, |inputs| {
+        let product = inputs.logprobs().exp() * inputs.get("exp") * inputs.get("output");
+        Ok((product * inputs.get("sum_1")).sum().into())
+    });
+    let expression = expression.unwrap();
+    let inputs =
+        expression.inputs().iter().map(|input| Input { name: input.name.clone(), rank: 1 });
+    Loss::new(inputs.collect(), &expression.graph(), &LIMITS).unwrap();
 }
 
 fn refusal(loss: impl Fn(&[Datum], &[Var]) -> Result<LossValue> + Send + Sync) -> String {

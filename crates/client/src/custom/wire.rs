@@ -1,5 +1,7 @@
 //! A traced loss in the API's format: the nodes that torch.fx would write for the same calculation.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -8,6 +10,9 @@ use super::{
 };
 use crate::CustomInput;
 
+/// What Python calls things of its own: torch.fx puts a number behind these.
+const TAKEN: [&str; 4] = ["sum", "float", "abs", "pow"];
+
 /// `{"format": 1, "nodes": […]}`.
 pub(super) fn graph(
     inputs: &[CustomInput],
@@ -15,96 +20,115 @@ pub(super) fn graph(
     loss: usize,
     metrics: &[(String, usize)],
 ) -> Json {
-    let mut written = Vec::with_capacity(nodes.len() + 1);
+    let mut writer = Writer::default();
     for (place, node) in nodes.iter().enumerate() {
-        match inputs.get(place) {
-            Some(input) => written.push(json!({
-                "op": "placeholder", "name": input.name, "target": input.name, "args": [], "kwargs": {},
-            })),
-            None => write(&mut written, inputs, place, node),
-        }
+        let name = match inputs.get(place) {
+            Some(input) => writer.push("placeholder", &input.name, &input.name, &[]),
+            None => writer.write(node),
+        };
+        writer.places.push(name);
     }
     let mut entries = serde_json::Map::new();
     for (name, place) in metrics {
-        entries.insert(name.clone(), reference(inputs, *place));
+        entries.insert(name.clone(), writer.reference(*place));
     }
-    let output = json!({"tuple": [reference(inputs, loss), {"dict": entries}]});
-    written.push(json!({"op": "output", "name": "output", "target": "output", "args": [output], "kwargs": {}}));
-    json!({"format": 1, "nodes": written})
+    let output = json!({"tuple": [writer.reference(loss), {"dict": entries}]});
+    writer.push("output", "output", "output", &[output]);
+    json!({"format": 1, "nodes": writer.nodes})
 }
 
-/// The node of one operation; a few take a second one beside it.
-fn write(written: &mut Vec<Json>, inputs: &[CustomInput], place: usize, node: &Node) {
-    let name = name(inputs, place);
-    let mut args: Vec<Json> = node.args.iter().map(|arg| argument(inputs, arg)).collect();
-    let mut push = |kind: &str, name: &str, target: &str, args: Vec<Json>| {
-        written
+#[derive(Default)]
+struct Writer {
+    nodes: Vec<Json>,
+    /// Names that nodes have.
+    taken: BTreeSet<String>,
+    /// The name of each value of the calculation.
+    places: Vec<String>,
+}
+
+impl Writer {
+    /// Writes a node that is called like its target, and gives its name.
+    fn push(&mut self, kind: &str, base: &str, target: &str, args: &[Json]) -> String {
+        let is_input = kind == "placeholder";
+        let mut name = base.to_owned();
+        let mut number = 0;
+        while self.taken.contains(&name) || (!is_input && TAKEN.contains(&name.as_str())) {
+            number += 1;
+            name = format!("{base}_{number}");
+        }
+        self.taken.insert(name.clone());
+        self.nodes
             .push(json!({"op": kind, "name": name, "target": target, "args": args, "kwargs": {}}));
-    };
-    match &node.op {
-        Op::Compare(compare) => {
-            // PyTorch's comparisons give truth values, ours numbers.
-            let truth = format!("{name}_truth");
-            push("call_function", &truth, of_compare(*compare), args);
-            push("call_method", &name, "float", vec![json!({"ref": truth})]);
-        }
-        Op::Where => {
-            let truth = format!("{name}_truth");
-            push("call_function", &truth, "operator.ne", vec![args[0].clone(), json!(0)]);
-            args[0] = json!({"ref": truth});
-            push("call_function", &name, "torch.where", args);
-        }
-        Op::Unary(unary) => push("call_function", &name, of_unary(*unary), args),
-        Op::Binary(binary) => push("call_function", &name, of_binary(*binary), args),
-        Op::Clamp { min, max } => {
-            args.extend([min, max].map(|bound| bound.map_or(Json::Null, number)));
-            push("call_method", &name, "clamp", args);
-        }
-        Op::Power(exponent) => {
-            args.push(number(*exponent));
-            push("call_function", &name, "operator.pow", args);
-        }
-        Op::Reduce { kind, last } => {
-            if *last {
-                args.push(json!(-1));
-            }
-            push("call_method", &name, of_reduce(*kind), args);
-        }
-        Op::LogSumExp => push("call_method", &name, "logsumexp", [args, vec![json!(-1)]].concat()),
-        Op::CumulativeSum => push("call_method", &name, "cumsum", [args, vec![json!(0)]].concat()),
-        Op::Flip => push("call_method", &name, "flip", [args, vec![json!([0])]].concat()),
-        Op::Index(element) => {
-            args.push(json!(element));
-            push("call_function", &name, "operator.getitem", args);
-        }
-        Op::Slice(start, end) => {
-            args.push(json!({"slice": [start, end, null]}));
-            push("call_function", &name, "operator.getitem", args);
-        }
-        Op::Concat => push("call_function", &name, "torch.cat", vec![Json::Array(args)]),
-        Op::Stack => push("call_function", &name, "torch.stack", vec![Json::Array(args)]),
-        Op::Unsqueeze => push("call_method", &name, "unsqueeze", [args, vec![json!(-1)]].concat()),
-        Op::Transpose => push("call_method", &name, "t", args),
-        Op::MatMul => push("call_function", &name, "torch.matmul", args),
-        Op::Detach => push("call_method", &name, "detach", args),
-        // A tape that traces refuses the last four, and has no leaves but its inputs.
-        Op::Leaf | Op::Expand(_) | Op::SumTo(_) | Op::Reshape(_) | Op::Pad(..) => {}
+        name
     }
-}
 
-/// Inputs have lowercase names, so that these are free.
-fn name(inputs: &[CustomInput], place: usize) -> String {
-    inputs.get(place).map_or_else(|| format!("V{place}"), |input| input.name.clone())
-}
+    fn function(&mut self, target: &str, args: &[Json]) -> String {
+        let base = target.rsplit_once('.').map_or(target, |(_, base)| base);
+        self.push("call_function", base, target, args)
+    }
 
-fn reference(inputs: &[CustomInput], place: usize) -> Json {
-    json!({"ref": name(inputs, place)})
-}
+    fn method(&mut self, target: &str, mut args: Vec<Json>, more: Vec<Json>) -> String {
+        args.extend(more);
+        self.push("call_method", target, target, &args)
+    }
 
-fn argument(inputs: &[CustomInput], arg: &Operand) -> Json {
-    match arg {
-        Operand::Node(place) => reference(inputs, *place),
-        Operand::Number(value) => number(*value),
+    /// The node of one operation; a few take a second one before it.
+    fn write(&mut self, node: &Node) -> String {
+        let mut args: Vec<Json> = node.args.iter().map(|arg| self.argument(arg)).collect();
+        match &node.op {
+            Op::Compare(compare) => {
+                // PyTorch's comparisons give truth values, ours numbers.
+                let truth = self.function(of_compare(*compare), &args);
+                self.method("float", vec![json!({"ref": truth})], Vec::new())
+            }
+            Op::Where => {
+                let truth = self.function("operator.ne", &[args[0].clone(), json!(0)]);
+                args[0] = json!({"ref": truth});
+                self.function("torch.where", &args)
+            }
+            Op::Unary(unary) => self.function(of_unary(*unary), &args),
+            Op::Binary(binary) => self.function(of_binary(*binary), &args),
+            Op::Clamp { min, max } => {
+                let bounds = [min, max].map(|bound| bound.map_or(Json::Null, number));
+                self.method("clamp", args, bounds.to_vec())
+            }
+            Op::Power(exponent) => {
+                args.push(number(*exponent));
+                self.function("operator.pow", &args)
+            }
+            Op::Reduce { kind, last: false } => self.method(of_reduce(*kind), args, Vec::new()),
+            Op::Reduce { kind, last: true } => self.method(of_reduce(*kind), args, vec![json!(-1)]),
+            Op::LogSumExp => self.method("logsumexp", args, vec![json!(-1)]),
+            Op::CumulativeSum => self.method("cumsum", args, vec![json!(0)]),
+            Op::Flip => self.method("flip", args, vec![json!([0])]),
+            Op::Index(element) => {
+                args.push(json!(element));
+                self.function("operator.getitem", &args)
+            }
+            Op::Slice(start, end) => {
+                args.push(json!({"slice": [start, end, null]}));
+                self.function("operator.getitem", &args)
+            }
+            Op::Concat => self.function("torch.cat", &[Json::Array(args)]),
+            Op::Stack => self.function("torch.stack", &[Json::Array(args)]),
+            Op::Unsqueeze => self.method("unsqueeze", args, vec![json!(-1)]),
+            Op::Transpose => self.method("t", args, Vec::new()),
+            Op::MatMul => self.function("torch.matmul", &args),
+            Op::Detach => self.method("detach", args, Vec::new()),
+            // A tape that traces refuses the last four, and has no leaves but its inputs.
+            Op::Leaf | Op::Expand(_) | Op::SumTo(_) | Op::Reshape(_) | Op::Pad(..) => String::new(),
+        }
+    }
+
+    fn reference(&self, place: usize) -> Json {
+        json!({"ref": self.places[place]})
+    }
+
+    fn argument(&self, arg: &Operand) -> Json {
+        match arg {
+            Operand::Node(place) => self.reference(*place),
+            Operand::Number(value) => number(*value),
+        }
     }
 }
 

@@ -30,18 +30,29 @@ const ZSTD_LEVEL: i32 = 1;
 
 /// A part of a batch.
 #[derive(Debug)]
-struct Chunk {
-    data: Vec<Datum>,
+pub(super) struct Chunk {
+    pub(super) data: Vec<Datum>,
     bytes: u64,
+}
+
+impl Chunk {
+    pub(super) fn new(data: Vec<Datum>) -> Self {
+        Self { bytes: data.iter().map(size).sum(), data }
+    }
+}
+
+fn size(datum: &Datum) -> u64 {
+    datum.estimated_bytes() as u64
 }
 
 /// What all chunks of a batch have in common.
 #[derive(Debug)]
-struct Batch {
+pub(super) struct Batch {
     http: Http,
     model_id: ModelId,
     loss: Loss,
     forward_only: bool,
+    is_parallel: bool,
 }
 
 impl TrainingClient {
@@ -77,50 +88,60 @@ impl TrainingClient {
         loss: Loss,
         forward_only: bool,
     ) -> ApiFuture<ForwardBackwardOutput> {
-        if data.is_empty() {
-            let error = Error::validation("a batch needs at least one datum");
-            return self.http().start(async { Err(error) });
-        }
-        // Nothing is numbered before it is known to be sendable: a number that is never sent would hold up all
-        // that follow.
-        if let Err(error) = loss.check(&data) {
-            return self.http().start(async { Err(error) });
-        }
-        let config = self.http().known_server().map(|server| &server.config);
-        let limits = ChunkLimits::of(config);
-        let is_parallel = config.and_then(|config| config.parallel_fwdbwd_chunks).unwrap_or(true);
-        let size = |datum: &Datum| datum.estimated_bytes() as u64;
-        let chunks = limits.split(data, size).into_iter();
-        let chunks: Vec<Chunk> =
-            chunks.map(|data| Chunk { bytes: data.iter().map(size).sum(), data }).collect();
-        let batch = Arc::new(Batch {
-            http: self.http().clone(),
-            model_id: self.inner.model_id.clone(),
-            loss,
-            forward_only,
-        });
+        let chunks = match self.chunks(data, &loss) {
+            Ok(chunks) => chunks,
+            Err(error) => return self.http().start(async { Err(error) }),
+        };
+        let batch = Arc::new(self.batch(loss, forward_only));
         let waiting = Arc::clone(&batch);
         let poll = self.poll_options().clone();
         self.submit(
             chunks.len(),
-            move |first| batch.send(first, chunks, is_parallel),
+            move |first| batch.send(first, chunks),
             move |submitted| async move { waiting.wait(submitted, poll).await },
         )
+    }
+
+    /// What the requests of a batch have in common.
+    pub(super) fn batch(&self, loss: Loss, forward_only: bool) -> Batch {
+        let config = self.http().known_server().map(|server| &server.config);
+        Batch {
+            http: self.http().clone(),
+            model_id: self.inner.model_id.clone(),
+            loss,
+            forward_only,
+            is_parallel: config.and_then(|config| config.parallel_fwdbwd_chunks).unwrap_or(true),
+        }
+    }
+
+    /// A batch in parts that the server takes.
+    ///
+    /// # Errors
+    ///
+    /// No datums, or some that do not fit the loss. Nothing is numbered before it is known to be sendable: a number
+    /// that is never sent would hold up all that follow.
+    pub(super) fn chunks(&self, data: Vec<Datum>, loss: &Loss) -> Result<Vec<Chunk>> {
+        if data.is_empty() {
+            return Err(Error::validation("a batch needs at least one datum"));
+        }
+        loss.check(&data)?;
+        let config = self.http().known_server().map(|server| &server.config);
+        let chunks = ChunkLimits::of(config).split(data, size);
+        Ok(chunks.into_iter().map(Chunk::new).collect())
     }
 }
 
 impl Batch {
     /// Sends all chunks; those behind the first go at the same time, where the server takes them so.
-    async fn send(
+    pub(super) async fn send(
         self: Arc<Self>,
         first: i64,
         chunks: Vec<Chunk>,
-        is_parallel: bool,
     ) -> Result<Vec<Submitted>> {
         let mut numbered = (first..).zip(chunks);
         let Some((number, head)) = numbered.next() else { return Ok(Vec::new()) };
         let mut submitted = Vec::new();
-        if !is_parallel {
+        if !self.is_parallel {
             submitted.push(self.send_one(number, head).await?);
             for (number, chunk) in numbered {
                 submitted.push(self.send_one(number, chunk).await?);
@@ -208,7 +229,7 @@ impl Batch {
         Ok(call?.pool(Pool::Training))
     }
 
-    async fn wait(
+    pub(super) async fn wait(
         &self,
         submitted: Vec<Submitted>,
         poll: PollOptions,

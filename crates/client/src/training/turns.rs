@@ -32,6 +32,11 @@ impl Turns {
         first
     }
 
+    /// A number will never be sent: nothing after it can be.
+    pub(crate) fn give_up(&self) {
+        self.turn.send_replace(BROKEN);
+    }
+
     /// Waits until all before `first` were sent. The guard's end is that of the turn.
     pub(crate) async fn begin(&self, first: i64, count: usize) -> Result<Turn<'_>> {
         let mut turn = self.turn.subscribe();
@@ -63,7 +68,8 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         // Dropped without an end: the request panicked before it was sent.
-        self.turns.turn.send_replace(if self.is_known { self.after } else { BROKEN });
+        let next = if self.is_known { self.after } else { BROKEN };
+        self.turns.turn.send_modify(|turn| *turn = if *turn == BROKEN { BROKEN } else { next });
     }
 }
 

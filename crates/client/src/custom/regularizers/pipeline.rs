@@ -84,7 +84,11 @@ impl Regularized {
     }
 
     /// The weighted sum, and what it is made of.
-    fn composed(&self, data: &[Datum], logprobs: &[Var]) -> Result<(LossValue, CustomLossOutput)> {
+    pub(in crate::custom) fn composed(
+        &self,
+        data: &[Datum],
+        logprobs: &[Var],
+    ) -> Result<(LossValue, CustomLossOutput)> {
         self.check()?;
         let base = self.base.compute(data, logprobs)?;
         let mut output = CustomLossOutput {
