@@ -33,6 +33,22 @@ pub use self::{
 /// A loss that is computed on the client.
 ///
 /// A closure `|data: &[Datum], logprobs: &[Var]| -> Result<LossValue>` is one. It is called once a batch.
+///
+/// ```
+/// use tinsmith::{Datum, custom::{LossValue, Var, check_gradients}};
+///
+/// // The first text is liked better than the second.
+/// let preference = |_: &[Datum], logprobs: &[Var]| {
+///     let margin = logprobs[0].sum() - logprobs[1].sum();
+///     let loss = -(&margin * 0.1).log_sigmoid();
+///     Ok(LossValue::new(loss).metric("margin:mean", &margin))
+/// };
+/// let text = |tokens: &[u32]| Datum::next_token(&tokens[..2], &tokens[1..], &[1.0, 1.0]);
+/// let data = [text(&[1, 2, 3])?, text(&[1, 4, 5])?];
+/// let check = check_gradients(&preference, &data, &[vec![-0.5, -1.0], vec![-2.0, -0.25]])?;
+/// assert!(check.is_within(1e-6));
+/// # Ok::<(), tinsmith::Error>(())
+/// ```
 pub trait CustomLoss: Send + Sync {
     /// The loss of a batch: `logprobs[i]`, of the shape of the `target_tokens` of `data[i]`, are the model's
     /// log-probabilities of these targets.

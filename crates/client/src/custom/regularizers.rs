@@ -33,6 +33,24 @@ pub use self::{
 };
 
 /// A penalty on the logprobs of a batch.
+///
+/// ```
+/// use tinsmith::{Datum, Result, custom::{LossValue, Var, regularizers::Regularizer}};
+///
+/// /// Draws each text's mean logprob to a target.
+/// struct Level(f64);
+///
+/// impl Regularizer for Level {
+///     fn name(&self) -> &str {
+///         "level"
+///     }
+///
+///     fn compute(&self, _data: &[Datum], logprobs: &[Var]) -> Result<LossValue> {
+///         let parts: Vec<Var> = logprobs.iter().map(|x| (x.mean() - self.0).square()).collect();
+///         Ok(LossValue::new(Var::stack(&parts)?.sum()))
+///     }
+/// }
+/// ```
 pub trait Regularizer: Send + Sync {
     /// What it is called in metrics and errors.
     fn name(&self) -> &str;

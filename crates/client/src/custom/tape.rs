@@ -1,12 +1,18 @@
 //! The record of a calculation: one node an operation, with its value where values are known.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use super::{
     array::{Array, Fallible},
     op::Op,
     var::Var,
 };
+
+/// Numbers that one calculation holds: 2 GiB of them.
+const NUMBERS_MAX: usize = 1 << 28;
 
 /// One step of a calculation.
 #[derive(Clone, Debug)]
@@ -44,11 +50,18 @@ pub(super) struct Tape {
     mode: Mode,
     nodes: RefCell<Vec<(Node, Value)>>,
     error: RefCell<Option<String>>,
+    /// Of all values.
+    numbers: Cell<usize>,
 }
 
 impl Tape {
     pub(super) fn new(mode: Mode) -> Rc<Self> {
-        Rc::new(Self { mode, nodes: RefCell::default(), error: RefCell::default() })
+        Rc::new(Self {
+            mode,
+            nodes: RefCell::default(),
+            error: RefCell::default(),
+            numbers: Cell::default(),
+        })
     }
 
     /// A value that nothing computes.
@@ -94,6 +107,14 @@ impl Tape {
     }
 
     fn keep(self: &Rc<Self>, node: Node, value: Value) -> Var {
+        let held = if let Value::Known(array) = &value { array.data().len() } else { 0 };
+        let numbers = self.numbers.get().saturating_add(held);
+        self.numbers.set(numbers);
+        if numbers > NUMBERS_MAX {
+            self.fail(&format!(
+                "the calculation holds more than {NUMBERS_MAX} numbers: use fewer datums at once"
+            ));
+        }
         let mut nodes = self.nodes.borrow_mut();
         nodes.push((node, value));
         Var::new(self, nodes.len() - 1)

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use tinsmith_graph::{Dtype, Input, Limits, Loss, Tensor};
 
 use super::{
@@ -449,4 +450,26 @@ fn values_of_different_calculations_do_not_meet() {
     };
     let error = evaluate(&loss, &[datum()], &[LOGPROBS.to_vec()]).unwrap_err().to_string();
     assert!(error.contains("values of two different calculations meet"), "{error}");
+}
+
+fn shape() -> impl Strategy<Value = Vec<usize>> {
+    prop_oneof![
+        Just(vec![]),
+        (1usize..5).prop_map(|n| vec![n]),
+        (1usize..5, 1usize..5).prop_map(|(m, n)| vec![m, n])
+    ]
+}
+
+proptest! {
+    /// What repeats numbers and what adds them up again belong to each other: `⟨expand x, y⟩ = ⟨x, sum_to y⟩`.
+    #[test]
+    fn repeating_and_adding_up_are_adjoint(shape in shape(), rows in 1usize..5, columns in 1usize..5, seed in 0u32..1000) {
+        let whole = [rows, columns];
+        let shape: Vec<usize> = shape.iter().rev().zip(whole.iter().rev()).map(|(n, to)| if n % 2 == 0 { 1 } else { *to }).rev().collect();
+        let numbers = |count: usize, step: u32| (1..).take(count).map(|i: u32| f64::from((i * step + seed) % 17) - 8.0).collect::<Vec<_>>();
+        let x = Array::new(shape.clone(), numbers(shape.iter().product(), 5)).unwrap();
+        let y = Array::new(whole.to_vec(), numbers(rows * columns, 7)).unwrap();
+        let dot = |x: &Array, y: &Array| x.data().iter().zip(y.data()).map(|(x, y)| x * y).sum::<f64>();
+        prop_assert!((dot(&x.expand(&whole).unwrap(), &y) - dot(&x, &y.sum_to(&shape).unwrap())).abs() < 1e-9);
+    }
 }

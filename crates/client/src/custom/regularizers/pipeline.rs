@@ -14,6 +14,22 @@ use crate::{
 };
 
 /// `base + Σ weight · regularizer`, a [`CustomLoss`] itself.
+///
+/// ```
+/// use tinsmith::{Datum, custom::{LossValue, Var, regularizers::{Entropy, EntropyMode, L2, Regularized}}};
+///
+/// let nll = |_: &[Datum], logprobs: &[Var]| Ok(LossValue::new(-logprobs[0].sum()));
+/// let sought = Entropy { mode: EntropyMode::Maximize, ..Entropy::default() };
+/// let loss = Regularized::new(nll).with(0.01, L2::default()).with(0.1, sought).with_gradient_norms();
+///
+/// // Without a server; with one, it is what `forward_backward_regularized` takes.
+/// let datum = Datum::next_token(&[1, 2], &[2, 3], &[1.0, 1.0])?;
+/// let output = loss.output(&[datum], &[vec![-0.5, -1.5]])?;
+/// assert!((output.base_loss.value - 2.0).abs() < 1e-12);
+/// assert!((output.regularizers["l2"].contribution - 0.01 * 2.5).abs() < 1e-12);
+/// assert!(output.total_grad_norm.is_some());
+/// # Ok::<(), tinsmith::Error>(())
+/// ```
 pub struct Regularized {
     base: Box<dyn CustomLoss>,
     terms: Vec<(f64, Box<dyn Regularizer>)>,
@@ -115,6 +131,8 @@ impl Regularized {
                 grad_norm_weighted: grad_norm.map(|norm| norm * weight),
                 custom: numbers(&value),
             };
+            let (value, contribution) = (part.value, part.contribution);
+            tracing::debug!(target: "tinsmith::custom_loss", name, value, contribution, "regularizer");
             output.regularizer_total += part.contribution;
             output.regularizers.insert(name.to_owned(), part);
             total = total + weighted;

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::{
     Axis, Center, Consistency, CustomLossOutput, Direction, Distance, ElasticNet, Entropy,
     EntropyMode, GradientPenalty, KlDivergence, L1, L2, Named, Orthogonality, OrthogonalityMode,
@@ -391,4 +393,35 @@ fn what_is_wrong_with_a_regularizer_is_said_with_its_name() {
     let error =
         Regularized::new(one).with(1.0, odd).output(&data()[..1], &rows()[..1]).unwrap_err();
     assert!(error.to_string().contains("1 datums cannot be compared in pairs"), "{error}");
+}
+
+fn distribution() -> impl Strategy<Value = Vec<f64>> {
+    prop::collection::vec(-4.0f64..2.0, 6).prop_map(|scores| {
+        let rows = scores.chunks(3).flat_map(|row| {
+            let norm = row.iter().map(|score| score.exp()).sum::<f64>().ln();
+            row.iter().map(move |score| score - norm).collect::<Vec<_>>()
+        });
+        rows.collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn distances_between_distributions_are_never_negative(p in distribution(), q in distribution()) {
+        let datum = Datum::new(&[1_u32, 2][..]);
+        let logprobs = [Array::new(vec![2, 3], p.clone()).unwrap()];
+        let computed = |regularizer: Box<dyn Regularizer>| {
+            differentiated(&Alone(regularizer), std::slice::from_ref(&datum), &logprobs).unwrap()
+        };
+        for direction in [Direction::Forward, Direction::Reverse, Direction::Symmetric] {
+            let kl = |q: &[f64]| KlDivergence { direction, ..KlDivergence::new(Reference::Logprobs(vec![q.to_vec()])) };
+            prop_assert!(computed(Box::new(kl(&q))).loss >= -1e-12);
+            let same = computed(Box::new(kl(&p)));
+            prop_assert!(same.loss.abs() < 1e-12);
+            let check = check_arrays(&Alone(kl(&q)), std::slice::from_ref(&datum), &logprobs).unwrap();
+            prop_assert!(check.is_within(1e-6), "{:?}", check);
+        }
+        let entropy = computed(Box::new(Entropy { normalize: true, ..Entropy::default() })).loss;
+        prop_assert!((-1e-12..=1.0 + 1e-12).contains(&entropy));
+    }
 }
