@@ -26,8 +26,8 @@ use tinsmith_types::{
 use tokio::sync::OnceCell;
 
 use crate::{
-    ApiFuture, Clock, Config, Error, Result, config::Secret, queue_state::Observers,
-    runtime::Runtime,
+    ApiFuture, Clock, Config, Error, Result, config::Secret, metrics::Metrics,
+    queue_state::Observers, runtime::Runtime,
 };
 use limits::{ByteBudget, CircuitBreaker};
 
@@ -75,6 +75,7 @@ struct Inner {
     server: OnceCell<Server>,
     breaker: Option<CircuitBreaker>,
     observers: Observers,
+    metrics: Metrics,
     json_only: OnceLock<()>,
 }
 
@@ -193,6 +194,7 @@ impl Http {
             server: OnceCell::new(),
             breaker,
             observers: Observers::default(),
+            metrics: Metrics::default(),
             json_only: OnceLock::new(),
         };
         Ok(Self { config, inner: Arc::new(inner), runtime: Arc::new(Runtime::start()?) })
@@ -238,6 +240,10 @@ impl Http {
 
     pub(crate) fn observers(&self) -> &Observers {
         &self.inner.observers
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// What the circuit breaker does, where there is one.
@@ -345,6 +351,7 @@ impl Http {
             }
             let pause = failure.asked.unwrap_or_else(|| policy.delay(retries, retry::random()));
             tracing::debug!(error = %failure.error, endpoint = call.path, "sending again");
+            self.inner.metrics.count("retries");
             self.clock().sleep(pause).await;
             retries += 1;
         }
@@ -359,12 +366,18 @@ impl Http {
         if call.method != Method::GET {
             request = request.header("x-idempotency-key", key);
         }
+        let started = self.clock().now();
         let result = self.exchange_bytes(request).await;
+        self.inner.metrics.count("requests");
+        self.inner.metrics.took(self.clock().now().saturating_duration_since(started));
         let result = match result {
             Ok(reply) if reply.status.is_success() => Ok(reply),
             Ok(reply) => Err(Failure::of(&reply)),
             Err(error) => Err(Failure { is_transient: true, ..Failure::terminal(error) }),
         };
+        if result.is_err() {
+            self.inner.metrics.count("requests_failed");
+        }
         if let Some(breaker) = &self.inner.breaker {
             // A request that is refused for what it says shows that the server works.
             let works = result.as_ref().err().is_none_or(|failure| !failure.is_transient);

@@ -35,14 +35,17 @@ mod faces;
 mod future;
 mod http;
 mod loss;
+mod metrics;
 mod model_input;
 mod poll;
 mod queue_state;
+mod recovery;
 mod runtime;
 mod sampling;
 mod schedule;
 mod service;
 mod session;
+mod telemetry;
 mod tensor;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -71,15 +74,18 @@ pub use loss::{
     Cispo, ClippedInputs, CrossEntropyInputs, CustomInput, Dro, Gspo, GspoInputs, Loss, LossFn,
     LossInputs, PolicyInputs, Ppo, SoftTargetInputs, StableReinforce, StableReinforceInputs,
 };
+pub use metrics::{Latency, MetricsSnapshot};
 pub use model_input::{ImageFormat, ModelInput, ModelInputChunk};
 pub use poll::{PollOptions, RequestRef};
 pub use queue_state::{ObserverGuard, QueueState, QueueStateChange, QueueStateObserver};
+pub use recovery::{Recovered, RecoveryMonitor, RecoveryPolicy, RecoveryStrategy};
 pub use sampling::{
     PromptAltTokens, SampleOptions, SampleResponse, SampleRetry, SampledSequence, SamplerKind,
     SamplingClient, SamplingOptions, TopkRow,
 };
 pub use schedule::{Schedule, Shape};
 pub use service::{CopyOptions, FromStateOptions, LoraOptions, ServiceClient};
+pub use telemetry::{Severity, Telemetry};
 pub use tensor::TensorData;
 pub use tinsmith_types::{
     ids::SessionId,

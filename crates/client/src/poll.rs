@@ -155,13 +155,21 @@ pub(crate) struct Wanted {
     pub(crate) is_stoppable: bool,
     /// How long the submission took.
     pub(crate) roundtrip: Duration,
+    /// The size of the result is known, and there is room for it.
+    pub(crate) is_announced: bool,
 }
 
 impl Wanted {
     /// A result that travels as JSON.
     pub(crate) fn json(request_type: &'static str) -> Self {
         let roundtrip = Duration::ZERO;
-        Self { request_type, is_protobuf: false, is_stoppable: false, roundtrip }
+        Self {
+            request_type,
+            is_protobuf: false,
+            is_stoppable: false,
+            roundtrip,
+            is_announced: false,
+        }
     }
 }
 
@@ -247,8 +255,7 @@ impl Http {
         wanted: Wanted,
         options: &PollOptions,
     ) -> Result<Answer> {
-        let stoppable = (wanted.is_stoppable && self.may_cancel()).then(|| self.clone());
-        let _waiting = Waiting::on(request_id, stoppable);
+        let _waiting = Waiting::on(request_id, self.stoppable(&wanted));
         let mut poller = Poller {
             http: self,
             request_id,
@@ -264,9 +271,14 @@ impl Http {
             last_error: None,
             same_failures: 0,
             is_terminal: false,
-            takes_announcements: wanted.is_protobuf,
+            takes_announcements: wanted.is_protobuf && !wanted.is_announced,
         };
         poller.run().await
+    }
+
+    /// Where to tell that the request is not waited for any more.
+    pub(crate) fn stoppable(&self, wanted: &Wanted) -> Option<Self> {
+        (wanted.is_stoppable && self.may_cancel()).then(|| self.clone())
     }
 
     /// Whether the server takes cancellations.
@@ -283,6 +295,7 @@ impl Poller<'_> {
         loop {
             let Some(limit) = self.limit() else { return Err(self.out_of_time()) };
             let asked = self.http.clock().now();
+            self.http.metrics().count("polls");
             let polled = self.poll(limit).await;
             let held = self.http.clock().now().saturating_duration_since(asked);
             self.iteration += 1;
@@ -449,6 +462,7 @@ impl Poller<'_> {
             request_id: self.request_id.to_string(),
             metadata: self.options.metadata.clone(),
         };
+        self.http.metrics().count(&format!("queue_state_{}", change.queue_state.as_str()));
         self.http.observers().tell(self.http.clock(), &change, &self.options.observers);
     }
 

@@ -130,6 +130,10 @@ impl Observers {
         ObserverGuard { observers: self.clone(), id }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list().is_empty()
+    }
+
     fn list(&self) -> MutexGuard<'_, Vec<(u64, Arc<dyn QueueStateObserver>)>> {
         self.shared.observers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,7 @@
 //! Draws tokens from a fixed set of weights.
 
 mod dispatch;
+mod feed;
 mod handle;
 mod options;
 mod response;
@@ -27,11 +28,12 @@ pub use options::{SampleOptions, SampleRetry, SamplerKind, SamplingOptions};
 pub use response::{PromptAltTokens, SampleResponse, SampledSequence, TopkRow};
 
 use crate::{
-    ApiFuture, Error, ModelInput, Result, ServiceClient,
+    ApiFuture, Error, ModelInput, PollOptions, Result, ServiceClient, Telemetry,
     http::{Call, Http, Pool},
     session::Session,
 };
 use dispatch::Dispatch;
+use feed::Feed;
 
 /// A sampler. Cheap to clone.
 #[derive(Clone)]
@@ -49,6 +51,8 @@ struct Inner {
     next: AtomicI64,
     /// Which client of the sampler this is: 0 made it.
     clone_id: OnceCell<i64>,
+    /// Where the server tells of all samples together.
+    feed: OnceCell<Feed>,
 }
 
 /// What a sampler is made of.
@@ -110,6 +114,7 @@ impl SamplingClient {
             options,
             next: AtomicI64::new(0),
             clone_id: OnceCell::new_with(Some(0)),
+            feed: OnceCell::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -230,6 +235,27 @@ impl SamplingClient {
             prompt_logprobs_last_n: options.prompt_logprobs_last_n,
             record_stability_info: record,
         })
+    }
+
+    /// The feed of this client's samples, where the server has one. Somebody who observes the queue polls for
+    /// himself: the feed does not tell its state.
+    async fn feed(&self, poll: &PollOptions) -> Result<Option<&Feed>> {
+        let http = self.http();
+        let has_feed = http.server().await?.config.sample_use_retrieve_futures == Some(true);
+        if !has_feed || !poll.observers.is_empty() || !http.observers().is_empty() {
+            return Ok(None);
+        }
+        let inner = &self.inner;
+        let start = || async {
+            let clone_id = *inner.clone_id.get_or_try_init(|| self.join()).await?;
+            Ok::<_, Error>(Feed::start(http.clone(), inner.id.clone(), clone_id))
+        };
+        inner.feed.get_or_try_init(start).await.map(Some)
+    }
+
+    /// What the client reports to the server, where the configuration says so.
+    pub fn get_telemetry(&self) -> Option<&Telemetry> {
+        self.inner.session.telemetry()
     }
 
     /// The number of the next sample.

@@ -18,8 +18,9 @@ use tinsmith_types::{
 };
 
 use crate::{
-    ApiFuture, Config, Error, ObserverGuard, PollOptions, QueueStateObserver, RequestRef, Result,
-    SamplingClient, SamplingOptions, SessionId, TrainingClient,
+    ApiFuture, CircuitBreaker, Config, Error, MetricsSnapshot, ObserverGuard, PollOptions,
+    QueueStateObserver, RequestRef, Result, SamplingClient, SamplingOptions, SessionId, Telemetry,
+    TrainingClient,
     api::Submitted,
     http::{Call, Http, Pool},
     poll::Wanted,
@@ -421,6 +422,26 @@ impl ServiceClient {
         observer: impl QueueStateObserver + 'static,
     ) -> ObserverGuard {
         self.session.http.observers().attach(Arc::new(observer))
+    }
+
+    /// Counts and latencies of what the clients of this session did.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        self.session.http.metrics().snapshot()
+    }
+
+    /// Begins to count anew.
+    pub fn reset_metrics(&self) {
+        self.session.http.metrics().reset();
+    }
+
+    /// What the client reports to the server, where the configuration says so.
+    pub fn get_telemetry(&self) -> Option<&Telemetry> {
+        self.session.telemetry()
+    }
+
+    /// What the circuit breaker does, where the configuration has one.
+    pub fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
+        self.session.http.breaker()
     }
 
     /// Ends the session as a success; later operations on it are refused.

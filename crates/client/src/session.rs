@@ -16,7 +16,7 @@ use tinsmith_types::{
 };
 
 use crate::{
-    Error, Result,
+    Error, Result, Telemetry,
     future::AbortOnDrop,
     http::{Call, Http, Pool, SHORT_TIMEOUT},
 };
@@ -36,6 +36,7 @@ pub(crate) struct Session {
     losses: AtomicI64,
     closed: AtomicBool,
     background: OnceLock<AbortOnDrop>,
+    telemetry: Option<Telemetry>,
 }
 
 impl Session {
@@ -66,6 +67,8 @@ impl Session {
 
     /// A session that is open already.
     pub(crate) fn of(http: Http, id: SessionId) -> Arc<Self> {
+        let telemetry = http.config.inner.telemetry;
+        let telemetry = telemetry.then(|| Telemetry::start(http.clone(), id.to_string()));
         let session = Arc::new(Self {
             http,
             id,
@@ -74,6 +77,7 @@ impl Session {
             losses: AtomicI64::new(0),
             closed: AtomicBool::new(false),
             background: OnceLock::new(),
+            telemetry,
         });
         let background = session.http.spawn(keep_alive(Arc::downgrade(&session)));
         session.background.get_or_init(|| AbortOnDrop(background));
@@ -95,6 +99,11 @@ impl Session {
         self.losses.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// What is reported to the server.
+    pub(crate) fn telemetry(&self) -> Option<&Telemetry> {
+        self.telemetry.as_ref()
+    }
+
     /// Whether it was not closed.
     pub(crate) fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Relaxed)
@@ -103,6 +112,9 @@ impl Session {
     /// Ends it; the server keeps the first reason.
     pub(crate) async fn finish(&self, reason: FinishReason, detail: Option<String>) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.end().await;
+        }
         let path = format!("sessions/{}/finish", self.id);
         let call = Call::post(&path, &FinishSessionRequest { reason, detail })?.pool(Pool::Session);
         match self.http.send(&call).await {

@@ -23,7 +23,7 @@ pub use saves::SaveOptions;
 pub(crate) use saves::check_path;
 
 use crate::{
-    ApiFuture, PollOptions, QueueStateObserver, Result, SessionId,
+    ApiFuture, PollOptions, QueueStateObserver, Result, SessionId, Telemetry,
     api::{Api, Submitted},
     http::{Call, Http, Pool},
     poll::Wanted,
@@ -117,6 +117,16 @@ impl TrainingClient {
     pub fn with_poll_options(mut self, options: PollOptions) -> Self {
         self.poll = options;
         self
+    }
+
+    /// What the client reports to the server, where the configuration says so.
+    pub fn get_telemetry(&self) -> Option<&Telemetry> {
+        self.inner.session.telemetry()
+    }
+
+    /// Where people look at the run: a page of the server.
+    pub fn get_console_url(&self) -> String {
+        format!("{}/training_runs/{}", self.http().config.base_url(), self.inner.model_id)
     }
 
     /// The next pause of the queue is logged at once, even if one was logged a moment ago.

@@ -1,17 +1,19 @@
 //! How many samples are under way at a time, and when one is sent again.
 
 use std::{
+    future::Future,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tinsmith_types::sampling::SampleRequest;
+use tinsmith_types::{ids::RequestId, sampling::SampleRequest};
 use tokio::sync::Semaphore;
 
 use super::{SampleOptions, SampleResponse, SampleRetry, SamplingClient, SamplingOptions};
 use crate::{
     Error, PollOptions, Result,
     api::Submitted,
+    future::Waiting,
     http::{BILLING_PAUSE, Call, Http, Pool, billing_pause_max, retry},
     poll::Wanted,
 };
@@ -76,7 +78,7 @@ impl Dispatch {
         let mut attempts = 0;
         loop {
             request.seq_id = Some(client.number().await?);
-            let error = match self.attempt(client.http(), &request, bytes, &poll).await {
+            let error = match self.attempt(client, &request, bytes, &poll).await {
                 Ok(response) => {
                     self.note_progress(clock.now());
                     return Ok(response);
@@ -114,16 +116,50 @@ impl Dispatch {
 
     async fn attempt(
         &self,
-        http: &Http,
+        client: &SamplingClient,
         request: &SampleRequest,
         bytes: u64,
         poll: &PollOptions,
     ) -> Result<SampleResponse> {
+        let http = client.http();
         let submitted = self.submit(http, request, bytes).await?;
         let ids = submitted.future().and_then(|future| future.sample_sequence_ids.clone());
         let wanted = Wanted { is_protobuf: true, is_stoppable: true, ..Wanted::json("Sample") };
+        let id = submitted.future().map(|future| future.request_id.clone());
+        let (Some(feed), Some(id)) = (client.feed(poll).await?, id) else {
+            return SampleResponse::of(submitted.result(http, wanted, poll).await?, ids.as_deref());
+        };
+        let stoppable = http.stoppable(&wanted);
+        let waiting = Waiting::on(&id, stoppable);
+        let size = self.within(http, poll, &id, feed.ended(&id)).await?;
+        drop(waiting);
+        // Its size is known: there is no need to ask for it.
+        let _room = match size {
+            Some(size) => Some(http.server().await?.answer_bytes.take(size).await),
+            None => None,
+        };
+        let wanted = Wanted { is_announced: size.is_some(), ..wanted };
         let answer = submitted.result(http, wanted, poll).await?;
+        feed.received(id);
         SampleResponse::of(answer, ids.as_deref())
+    }
+
+    /// The result's limit of time, for what comes before the first poll.
+    async fn within<T>(
+        &self,
+        http: &Http,
+        poll: &PollOptions,
+        id: &RequestId,
+        end: impl Future<Output = T>,
+    ) -> Result<T> {
+        let Some(limit) = poll.timeout else { return Ok(end.await) };
+        tokio::select! {
+            ended = end => Ok(ended),
+            () = http.clock().sleep(limit) => Err(Error::Timeout {
+                request_id: id.to_string(),
+                exit_reason: format!("its result was waited for {limit:?}"),
+            }),
+        }
     }
 
     /// Sends one sample, again and again while the server is busy.

@@ -91,6 +91,7 @@ impl SamplingClient {
             options,
             next: 0.into(),
             clone_id: OnceCell::new(),
+            feed: OnceCell::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
