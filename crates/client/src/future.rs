@@ -76,7 +76,7 @@ impl<T: Send + 'static> ApiFuture<T> {
     /// The result if it comes within `limit`; the call goes on where it does not.
     pub async fn poll_for(&mut self, limit: Duration) -> Option<Result<T>> {
         // The timer is the client's own: the caller may run on any executor.
-        let timer = self.runtime.spawn(tokio::time::sleep(limit));
+        let timer = self.runtime.spawn(async move { tokio::time::sleep(limit).await });
         let stop = AbortOnDrop(timer.abort_handle());
         let mut timer = std::pin::pin!(timer);
         let result = std::future::poll_fn(|context| {

@@ -2,7 +2,7 @@
 
 pub(crate) mod limits;
 pub(crate) mod retry;
-mod tls;
+pub(crate) mod tls;
 
 use std::{
     future::Future,

@@ -10,7 +10,7 @@ use rustls::{
 use crate::{Error, Result};
 
 /// The usual authorities, and those of the configuration (PEM).
-pub(super) fn config(authorities: &[Vec<u8>]) -> Result<ClientConfig> {
+pub(crate) fn config(authorities: &[Vec<u8>]) -> Result<ClientConfig> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for pem in authorities {
         for certificate in CertificateDer::pem_slice_iter(pem) {

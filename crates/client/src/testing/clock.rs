@@ -10,11 +10,33 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{Clock, Sleep};
+
+/// Sleeps of background tasks: only [`TestClock::advance`] ends them.
+const LONG: Duration = Duration::from_secs(3600);
 /// Real time without anything new, after which the clock moves on by itself.
 const QUIET: Duration = Duration::from_millis(15);
 
 /// A clock that moves on to the end of the next sleep as soon as nothing else happens, or only when told to
 /// ([`manual`](Self::manual)); it keeps how long it was asked to sleep. Clones are the same clock.
+///
+/// Sleeps of an hour and more it leaves to [`advance`](Self::advance): they belong to the background.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use tinsmith::{AdamParams, QueueState, ServiceClient, testing::{Answer, MockServer, TestClock}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (server, clock) = (MockServer::start()?, TestClock::new());
+/// let config = server.config().to_builder().clock(Arc::new(clock.clone()));
+/// let config = config.heartbeat_interval(Duration::from_secs(86_400)).build()?;
+/// let service = ServiceClient::connect_blocking(config)?;
+/// let training = service.create_lora_training_client("any-model").wait()?;
+/// server.when("optim_step").result().times(2).answer(Answer::pending(QueueState::Active));
+/// training.optim_step(AdamParams::default()).wait()?;
+/// assert!(clock.sleeps().ends_with(&[Duration::from_secs(1), Duration::from_secs(2)]));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct TestClock {
     shared: Arc<Shared>,
@@ -32,11 +54,17 @@ struct Shared {
 struct State {
     elapsed: Duration,
     /// By their ends, and the order in which they began.
-    sleepers: BTreeMap<(Duration, u64), Option<Waker>>,
+    sleepers: BTreeMap<(Duration, u64), Sleeper>,
     asked: Vec<Duration>,
     /// Sleeps that began or ended so far.
     changes: u64,
     closed: bool,
+}
+
+#[derive(Debug)]
+struct Sleeper {
+    waker: Option<Waker>,
+    is_long: bool,
 }
 
 /// Ends the thread that moves a clock on, with the last clone of the clock.
@@ -95,25 +123,25 @@ impl TestClock {
         self.shared.lock().sleepers.len()
     }
 
-    /// Its time: that of its making, and what has passed on it.
-    pub fn now(&self) -> Instant {
-        self.shared.start + self.elapsed()
-    }
-
-    /// Ends when so much has passed on it. Begins at once.
-    pub fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(self.nap(duration))
-    }
-
     fn nap(&self, duration: Duration) -> Nap {
         let mut state = self.shared.lock();
         state.asked.push(duration);
         state.changes += 1;
         let key = (state.elapsed.saturating_add(duration), state.changes);
-        state.sleepers.insert(key, None);
+        state.sleepers.insert(key, Sleeper { waker: None, is_long: duration >= LONG });
         drop(state);
         self.shared.changed.notify_all();
         Nap { shared: Arc::clone(&self.shared), key }
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Instant {
+        self.shared.start + self.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(self.nap(duration))
     }
 }
 
@@ -147,7 +175,8 @@ impl Shared {
             let changes = state.changes;
             let waited = self.changed.wait_timeout(state, QUIET);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            let next = state.sleepers.first_key_value().map(|((end, _), _)| *end);
+            let short = state.sleepers.iter().find(|(_, sleeper)| !sleeper.is_long);
+            let next = short.map(|((end, _), _)| *end);
             if let Some(end) = next
                 && state.changes == changes
             {
@@ -166,7 +195,7 @@ impl State {
         self.elapsed = self.elapsed.max(end);
         let later = self.sleepers.split_off(&(end, u64::MAX));
         let ended = std::mem::replace(&mut self.sleepers, later);
-        ended.into_values().flatten().collect()
+        ended.into_values().filter_map(|sleeper| sleeper.waker).collect()
     }
 }
 
@@ -181,8 +210,8 @@ impl Future for Nap {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         match self.shared.lock().sleepers.get_mut(&self.key) {
-            Some(waker) => {
-                *waker = Some(context.waker().clone());
+            Some(sleeper) => {
+                sleeper.waker = Some(context.waker().clone());
                 Poll::Pending
             }
             None => Poll::Ready(()),
@@ -207,12 +236,14 @@ mod tests {
     #[tokio::test]
     async fn time_passes_by_itself_and_in_order() {
         let clock = TestClock::new();
-        let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
-        let long = clock.nap(hour);
-        clock.nap(minute).await;
-        assert_eq!(clock.elapsed(), minute);
-        long.await;
-        assert_eq!((clock.elapsed(), clock.sleeps()), (hour, vec![hour, minute]));
+        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        let _long = clock.nap(LONG);
+        let longer = clock.nap(minute);
+        clock.nap(second).await;
+        assert_eq!(clock.elapsed(), second);
+        longer.await;
+        assert_eq!((clock.elapsed(), clock.sleeps()), (minute, vec![LONG, minute, second]));
+        assert_eq!(clock.sleepers(), 1);
     }
 
     #[tokio::test]

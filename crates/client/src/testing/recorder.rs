@@ -18,7 +18,7 @@ use super::{
     body::AnswerBody,
     transport::{Answered, Handler, Transport},
 };
-use crate::Config;
+use crate::{Config, http::tls};
 
 /// Exchanges that are kept; later ones are passed on and not kept.
 const EXCHANGES_MAX: usize = 65_536;
@@ -54,7 +54,9 @@ impl Recorder {
     ///
     /// No port is free, or no thread can be started.
     pub fn start(upstream: &str) -> io::Result<Self> {
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_backend_preconfigured(tls::config(&[]).map_err(io::Error::other)?);
         let proxy = Arc::new(Proxy {
             upstream: upstream.trim_end_matches('/').to_owned(),
             client: client.build().map_err(io::Error::other)?,

@@ -2,11 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use super::{MockServer, Seen, body::Pace};
+use crate::{Category, QueueState};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tinsmith_types::futures::{Category, QueueState};
-
-use super::{MockServer, Seen, body::Pace};
 
 /// What a server answers to one request.
 #[derive(Clone, Debug)]
@@ -64,13 +63,16 @@ impl Answer {
     }
 
     /// To a poll: not ready, ask again (status 408).
+    #[expect(clippy::needless_pass_by_value, reason = "callers name a variant here")]
     pub fn pending(state: QueueState) -> Self {
-        Self::bytes(408, "application/json", json!({ "queue_state": state }).to_string())
+        let body = json!({ "queue_state": state.to_string() });
+        Self::bytes(408, "application/json", body.to_string())
     }
 
     /// To a poll: not ready, for this reason (status 408), and no use in asking before `retry_after`.
+    #[expect(clippy::needless_pass_by_value, reason = "callers name a variant here")]
     pub fn paused(state: QueueState, reason: &str, retry_after: Option<Duration>) -> Self {
-        let mut body = json!({ "queue_state": state, "queue_state_reason": reason });
+        let mut body = json!({ "queue_state": state.to_string(), "queue_state_reason": reason });
         if let Some(wait) = retry_after {
             body["retry_after_ms"] = json!(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         }
@@ -84,7 +86,7 @@ impl Answer {
 
     /// To a poll: the operation failed.
     pub fn failed(category: Category, message: &str) -> Self {
-        Self::json(json!({ "error": message, "category": category }))
+        Self::json(json!({ "error": message, "category": category.as_str() }))
     }
 
     /// To a poll: the result is there and has so many bytes.

@@ -80,7 +80,8 @@ impl MockServer {
 
     /// A configuration for clients of it.
     pub fn config(&self) -> Config {
-        Config::new(self.url())
+        let config = Config::builder().base_url(self.url()).api_key("tml-test-key").build();
+        config.expect("the address and the key are good")
     }
 
     /// Begins a rule about an endpoint: its path behind `/api/v1/`, `*` for any one segment of it.
@@ -187,7 +188,7 @@ impl Shared {
             What::Usual | What::CutOff => Some(state.world.answer(&seen)),
             What::TryAgain(queue_state, reason) => Some(Reply::json(json!({
                 "type": "try_again", "request_id": seen.body["request_id"],
-                "queue_state": queue_state, "queue_state_reason": reason,
+                "queue_state": queue_state.to_string(), "queue_state_reason": reason,
             }))),
             What::Whole { .. } | What::Dropped | What::Hanging => None,
         };

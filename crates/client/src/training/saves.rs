@@ -12,6 +12,9 @@ use tinsmith_types::weights::{
 use super::TrainingClient;
 use crate::{ApiFuture, Error, Result, SamplingClient, SamplingOptions, sampling::Source};
 
+/// Characters of an answer that a message about it has.
+const EXCERPT_MAX: usize = 200;
+
 /// How a checkpoint is saved. A name alone will do: `save_state("step-10")`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SaveOptions {
@@ -172,16 +175,26 @@ impl TrainingClient {
         if let Err(error) = options.check() {
             return self.http().start(async { Err(error) });
         }
-        self.call("save_weights_for_sampler", "SaveWeightsForSampler", false, move |seq_id| {
-            SaveWeightsForSamplerRequest {
-                model_id,
-                seq_id: Some(seq_id),
-                path: Some(options.name),
-                sampling_session_seq_id: None,
-                kind: SamplerKind::Snapshot,
-                ttl_seconds: options.ttl_seconds,
-                user_metadata: options.user_metadata,
-            }
+        let path = "save_weights_for_sampler";
+        let saved: ApiFuture<Value> =
+            self.call(path, "SaveWeightsForSampler", false, move |seq_id| {
+                SaveWeightsForSamplerRequest {
+                    model_id,
+                    seq_id: Some(seq_id),
+                    path: Some(options.name),
+                    sampling_session_seq_id: None,
+                    kind: SamplerKind::Snapshot,
+                    ttl_seconds: options.ttl_seconds,
+                    user_metadata: options.user_metadata,
+                }
+            });
+        self.http().start(async move {
+            let saved = saved.await?;
+            let excerpt: String = saved.to_string().chars().take(EXCERPT_MAX).collect();
+            let read = serde_json::from_value::<SaveWeightsForSamplerResponse>(saved).ok();
+            read.filter(|saved| saved.path.is_some()).ok_or_else(|| {
+                Error::response(format!("`{path}` was answered without a path: {excerpt}"))
+            })
         })
     }
 

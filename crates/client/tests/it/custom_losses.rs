@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tinsmith::{
-    AdamParams, ApiFuture, Datum, Error, LoraOptions, Loss, ServiceClient, TrainingClient,
+    AdamParams, ApiFuture, Category, Datum, Error, LoraOptions, Loss, ServiceClient,
+    TrainingClient,
     custom::{
         Expression, LossValue, Var, evaluate,
         regularizers::{L1, Regularized},
     },
     testing::{Answer, MockServer},
 };
-use tinsmith_types::futures::Category;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -1,11 +1,13 @@
 //! The test kit itself, over plain HTTP.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tinsmith::testing::{Answer, MockServer, Recorder, Recording};
+use tinsmith::{
+    Category, QueueState,
+    testing::{Answer, MockServer, Recorder, Recording},
+};
 use tinsmith_types::{
-    futures::{Category, QueueState},
     proto::{self, Chunk, Datum, EncodedTextChunk, Tensor, chunk, pack::pack_i32},
     training::ForwardBackwardOutput,
 };
@@ -14,6 +16,15 @@ use prost::Message as _;
 
 const SESSION: &str = "00000000-0000-4000-8000-000000000001";
 
+/// HTTP without a client of the SDK.
+fn client() -> reqwest::Client {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider);
+    let tls = tls.with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
+}
+
 struct Caller {
     http: reqwest::Client,
     url: String,
@@ -21,7 +32,7 @@ struct Caller {
 
 impl Caller {
     fn new(url: String) -> Self {
-        Self { http: reqwest::Client::new(), url }
+        Self { http: client(), url }
     }
 
     async fn call(&self, endpoint: &str, body: Value) -> (u16, Value) {
