@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 use tinsmith_tokenizer::{Chat, ChatEnd, Message, Tokenizer, Value};
 use tinsmith_types::sampling::Stop;
 
-use crate::{Datum, Error, ModelInput, PreferencePair, Result, datum::invalid};
+use crate::{Datum, Error, ModelInput, PreferencePair, Result};
 
 /// Most text that is rendered to find what is learnt of one conversation.
 const RENDERED_BYTES_MAX: usize = 256 << 20;
@@ -52,7 +52,10 @@ impl FromStr for TrainOn {
         let found = MODES.iter().find(|(known, _)| *known == name);
         found.map(|(_, mode)| *mode).ok_or_else(|| {
             let known: Vec<&str> = MODES.iter().map(|(known, _)| *known).collect();
-            invalid(format!("{name:?} is nothing to train on; there are: {}", known.join(", ")))
+            Error::validation(format!(
+                "{name:?} is nothing to train on; there are: {}",
+                known.join(", ")
+            ))
         })
     }
 }
@@ -94,11 +97,13 @@ impl Conversation {
     /// No messages, or one without a role.
     pub fn from_values(messages: Vec<Value>) -> Result<Self> {
         if messages.is_empty() {
-            return Err(invalid("a conversation has no messages"));
+            return Err(Error::validation("a conversation has no messages"));
         }
         if let Some(index) = messages.iter().position(|message| role(message).is_none()) {
             let expected = "an object with `role` and `content`";
-            return Err(invalid(format!("message {index} has no `role`; expected is {expected}")));
+            return Err(Error::validation(format!(
+                "message {index} has no `role`; expected is {expected}"
+            )));
         }
         Ok(Self { chat: Chat { messages, ..Chat::default() } })
     }
@@ -181,7 +186,9 @@ impl Conversation {
     pub fn datum(&self, tokenizer: &Tokenizer, train_on: TrainOn) -> Result<Datum> {
         let (tokens, weights) = self.weighted(tokenizer, train_on)?;
         if !weights.iter().skip(1).any(|weight| *weight > 0.0) {
-            return Err(invalid(format!("a conversation has nothing to learn of its {train_on}")));
+            return Err(Error::validation(format!(
+                "a conversation has nothing to learn of its {train_on}"
+            )));
         }
         Datum::weighted(&tokens, &weights)
     }
@@ -281,7 +288,9 @@ impl Conversation {
         let last = last.map(|(token, _)| *token).filter(|token| tokenizer.is_special(*token));
         let token = last.and_then(|token| i32::try_from(token).ok());
         let token = token.ok_or_else(|| {
-            invalid("the chat template ends a turn without a special token: stop at a text instead")
+            Error::validation(
+                "the chat template ends a turn without a special token: stop at a text instead",
+            )
         })?;
         Ok(Stop::Tokens(vec![token]))
     }
@@ -300,7 +309,7 @@ fn role(message: &Value) -> Option<String> {
 
 #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
 pub(crate) fn refused(error: tinsmith_tokenizer::Error) -> Error {
-    invalid(error.to_string())
+    Error::validation(error.to_string())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@
 
 use std::{fs::File, io::BufReader, path::Path};
 
-use crate::{Result, datum::invalid};
+use crate::{Error, Result};
 
 mod batches;
 mod jsonl;
@@ -43,7 +43,8 @@ impl Dataset<Row> {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| invalid(format!("open {name}: {error}")))?;
+        let file =
+            File::open(path).map_err(|error| Error::validation(format!("open {name}: {error}")))?;
         Self::read(BufReader::new(file), &name)
     }
 
@@ -55,7 +56,7 @@ impl Dataset<Row> {
     pub fn read(lines: impl std::io::BufRead, name: &str) -> Result<Self> {
         let rows: Vec<Row> = jsonl::rows(lines, name).collect::<Result<_>>()?;
         if rows.is_empty() {
-            return Err(invalid(format!("{name} has no rows")));
+            return Err(Error::validation(format!("{name} has no rows")));
         }
         Ok(Self { rows })
     }
@@ -86,8 +87,8 @@ impl<T> Dataset<T> {
         let mut rows = Vec::with_capacity(self.rows.len());
         for (index, row) in self.rows.iter().enumerate() {
             let made = make(row).map_err(|error| {
-                let crate::Error::Validation { message } = error else { return error };
-                invalid(format!("row {} of {}: {message}", index + 1, self.rows.len()))
+                let Error::Validation { message } = error else { return error };
+                Error::validation(format!("row {} of {}: {message}", index + 1, self.rows.len()))
             })?;
             rows.extend(made);
         }
@@ -114,7 +115,9 @@ impl<T> Dataset<T> {
     )]
     pub fn split(self, held_out: f64, seed: u64) -> Result<(Self, Self)> {
         if !(0.0..=1.0).contains(&held_out) {
-            return Err(invalid(format!("{held_out} is no share of the rows; 0.1 is a tenth")));
+            return Err(Error::validation(format!(
+                "{held_out} is no share of the rows; 0.1 is a tenth"
+            )));
         }
         let count = (self.rows.len() as f64 * held_out).round() as usize;
         let mut places: Vec<usize> = (0..self.rows.len()).collect();

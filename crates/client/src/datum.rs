@@ -102,7 +102,7 @@ impl Datum {
             if tensor.shape().first() != Some(&length) {
                 let (shape, tokens) = (tensor.shape(), "tokens");
                 let message = format!("{name} has the shape {shape:?} for {length} {tokens}");
-                return Err(invalid(message));
+                return Err(Error::validation(message));
             }
             self.loss_fn_inputs.insert(name.to_owned(), tensor);
         }
@@ -132,10 +132,12 @@ impl Datum {
             if Some(covered) != expected {
                 let tokens = expected.unwrap_or(length);
                 let message = format!("the provenance of {what} covers {covered} of {tokens}");
-                return Err(invalid(format!("{message} tokens; its spans must tile them")));
+                return Err(Error::validation(format!(
+                    "{message} tokens; its spans must tile them"
+                )));
             }
             if spans.iter().any(|span| span.sequence_id.is_empty()) {
-                return Err(invalid(format!(
+                return Err(Error::validation(format!(
                     "a span of the provenance of {what} has no sequence_id"
                 )));
             }
@@ -192,7 +194,7 @@ impl Datum {
         let model_input = self.model_input.cut(tokens_max, keep == Keep::End)?;
         let left = model_input.length()?;
         if left == 0 {
-            return Err(invalid(format!("nothing of a datum fits {tokens_max} tokens")));
+            return Err(Error::validation(format!("nothing of a datum fits {tokens_max} tokens")));
         }
         let (from, to) = match keep {
             Keep::Beginning => (0, left),
@@ -237,7 +239,7 @@ impl Datum {
     /// Provenance, which JSON has no place for.
     pub fn json(self) -> Result<wire::Datum> {
         if self.provenance.is_some() {
-            return Err(invalid(
+            return Err(Error::validation(
                 "provenance cannot be sent to a server that does not read protobuf",
             ));
         }
@@ -288,10 +290,6 @@ fn cut_spans(spans: &[ProvenanceSpan], from: usize, to: usize) -> Vec<Provenance
         at += span.length;
     }
     kept
-}
-
-pub(crate) fn invalid(message: impl Into<String>) -> Error {
-    Error::Validation { message: message.into() }
 }
 
 #[cfg(test)]

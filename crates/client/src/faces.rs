@@ -1,5 +1,7 @@
 //! Every method's other faces: the `_async` alias, and the one of `blocking` that waits. One line a method.
 
+use std::sync::Arc;
+
 /// Makes `method_async` on the client, and `method` on its blocking twin.
 macro_rules! faces {
     ($($client:ident { $(
@@ -8,7 +10,7 @@ macro_rules! faces {
         mod aliases {
             #[expect(clippy::wildcard_imports, reason = "whatever the lines below name")]
             use crate::{*, wire::*};
-            use super::Unit;
+            use super::{Arc, Unit};
             $(impl $client {$(
                 #[doc = concat!("[`Self::", stringify!($name), "`] under the name that other SDKs give it.")]
                 pub fn $alias(&self $(, $arg: $kind)*) -> ApiFuture<$result$(<$($of),*>)?> {
@@ -19,7 +21,7 @@ macro_rules! faces {
 
         /// What waits in the place of a client.
         pub(crate) mod twins {
-            use super::Unit;
+            use super::{Arc, Unit};
             use crate::wire::*;
             #[expect(clippy::wildcard_imports, reason = "whatever the lines below name")]
             use crate::*;
@@ -87,6 +89,9 @@ faces! {
         save_weights_and_get_sampling_client_with, save_weights_and_get_sampling_client_with_async(options: SamplingOptions) -> SamplingClient;
         create_sampling_client, create_sampling_client_async(model_path: impl Into<String>) -> SamplingClient;
         get_info, get_info_async() -> GetInfoResponse;
+        get_tokenizer, get_tokenizer_async() -> Arc<Tokenizer>;
+        encode, encode_async(text: impl Into<String>) -> Vec<u32>;
+        decode, decode_async(tokens: impl Into<Vec<u32>>) -> String;
         unload_model, unload_model_async() -> UnloadModelResponse;
     }
     SamplingClient {
@@ -95,6 +100,7 @@ faces! {
         compute_logprobs, compute_logprobs_async(prompt: impl Into<ModelInput>) -> Vec<Option<f32>>;
         compute_logprobs_with, compute_logprobs_with_async(prompt: impl Into<ModelInput>, last_n: Option<u32>) -> Vec<Option<f32>>;
         get_base_model, get_base_model_async() -> String;
+        get_tokenizer, get_tokenizer_async() -> Arc<Tokenizer>;
     }
 }
 

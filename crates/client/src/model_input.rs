@@ -7,7 +7,7 @@ use tinsmith_types::{
     proto::{self, pack::pack_i32},
 };
 
-use crate::{Result, datum::invalid};
+use crate::{Error, Result};
 
 /// What a token of a prompt is taken for where bytes in flight are counted.
 const PROMPT_BYTES_PER_TOKEN: usize = 10;
@@ -89,7 +89,8 @@ impl ModelInputChunk {
     pub fn image(data: impl Into<Bytes>, expected_tokens: Option<u32>) -> Result<Self> {
         let data = data.into();
         let format = ImageFormat::of(&data);
-        let format = format.ok_or_else(|| invalid("an image is neither a PNG nor a JPEG file"))?;
+        let format =
+            format.ok_or_else(|| Error::validation("an image is neither a PNG nor a JPEG file"))?;
         Ok(Self::Image { data, format, expected_tokens })
     }
 
@@ -104,10 +105,12 @@ impl ModelInputChunk {
             Self::Image { expected_tokens, .. }
             | Self::ImageAssetPointer { expected_tokens, .. } => match expected_tokens {
                 Some(tokens) => Ok(*tokens as usize),
-                None => Err(invalid("an image needs expected_tokens for its length to be known")),
+                None => Err(Error::validation(
+                    "an image needs expected_tokens for its length to be known",
+                )),
             },
             Self::Dmel { dmel } => first_extent(dmel)
-                .ok_or_else(|| invalid("a dmel chunk does not hold a serialized tensor")),
+                .ok_or_else(|| Error::validation("a dmel chunk does not hold a serialized tensor")),
         }
     }
 
@@ -123,7 +126,9 @@ impl ModelInputChunk {
     fn wire(self) -> Result<wire::Chunk> {
         let count = |tokens: Option<u32>| {
             let count = tokens.map(i32::try_from).transpose();
-            count.map_err(|_| invalid("an image has more expected_tokens than can be sent"))
+            count.map_err(|_| {
+                Error::validation("an image has more expected_tokens than can be sent")
+            })
         };
         Ok(match self {
             Self::EncodedText { tokens } => wire::Chunk::EncodedText { tokens: signed(&tokens)? },
@@ -156,7 +161,8 @@ impl ModelInput {
     ///
     /// Text that the tokenizer refuses.
     pub fn from_text(tokenizer: &Tokenizer, text: &str) -> Result<Self> {
-        let tokens = tokenizer.encode(text, true).map_err(|error| invalid(error.to_string()))?;
+        let tokens =
+            tokenizer.encode(text, true).map_err(|error| Error::validation(error.to_string()))?;
         Ok(Self::from_ints(tokens))
     }
 
@@ -203,7 +209,9 @@ impl ModelInput {
         let mut all = Vec::new();
         for (index, chunk) in self.chunks.iter().enumerate() {
             let ModelInputChunk::EncodedText { tokens } = chunk else {
-                return Err(invalid(format!("chunk {index} of a model input is not text")));
+                return Err(Error::validation(format!(
+                    "chunk {index} of a model input is not text"
+                )));
             };
             all.extend(tokens);
         }
@@ -221,11 +229,6 @@ impl ModelInput {
 
     /// What a prompt is counted as where the bytes of prompts in flight are limited.
     pub fn estimated_bytes(&self) -> usize {
-        self.bytes(PROMPT_BYTES_PER_TOKEN)
-    }
-
-    /// What it counts for among the prompts in flight.
-    pub(crate) fn prompt_bytes(&self) -> usize {
         self.bytes(PROMPT_BYTES_PER_TOKEN)
     }
 
@@ -260,7 +263,7 @@ impl ModelInput {
                 return Ok(proto::Chunk { chunk: Some(proto::chunk::Chunk::EncodedText(text)) });
             }
             chunk.wire()?.try_into().map_err(|error: tinsmith_types::Error| {
-                invalid(format!("model_input.chunks[{index}]: {error}"))
+                Error::validation(format!("model_input.chunks[{index}]: {error}"))
             })
         });
         chunks.collect()
@@ -302,7 +305,8 @@ impl ModelInput {
 /// Token ids travel as i32.
 pub(crate) fn signed(tokens: &[u32]) -> Result<Vec<i32>> {
     let convert = |token: &u32| {
-        i32::try_from(*token).map_err(|_| invalid(format!("the token id {token} is too large")))
+        i32::try_from(*token)
+            .map_err(|_| Error::validation(format!("the token id {token} is too large")))
     };
     tokens.iter().map(convert).collect()
 }

@@ -174,7 +174,7 @@ impl SamplingClient {
     ) -> ApiFuture<SampleResponse> {
         let (client, prompt) = (self.clone(), prompt.into());
         self.http().start(async move {
-            let bytes = prompt.prompt_bytes() as u64;
+            let bytes = prompt.estimated_bytes() as u64;
             let request = client.request(prompt, &options)?;
             client.inner.dispatch.run(&client, request, bytes, &options).await
         })
@@ -267,6 +267,10 @@ impl SamplingClient {
 
     pub(crate) fn http(&self) -> &Http {
         &self.inner.session.http
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.inner.session
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{f64::consts::PI, fmt, str::FromStr};
 
-use crate::{Error, Result, datum::invalid};
+use crate::{Error, Result};
 
 /// How a learning rate goes from its peak to its floor. With N steps after the warmup, the t-th of them has the
 /// progress p = t / N.
@@ -51,7 +51,7 @@ impl FromStr for Shape {
         let found = SHAPES.iter().find(|(known, _)| *known == name);
         found.map(|(_, shape)| *shape).ok_or_else(|| {
             let known: Vec<&str> = SHAPES.iter().map(|(known, _)| *known).collect();
-            invalid(format!("{name:?} is no schedule; there are: {}", known.join(", ")))
+            Error::validation(format!("{name:?} is no schedule; there are: {}", known.join(", ")))
         })
     }
 }
@@ -99,10 +99,10 @@ impl Schedule {
     pub fn new(shape: Shape, peak: f64, steps: u64) -> Result<Self> {
         if !peak.is_finite() || peak < 0.0 {
             let message = format!("the learning rate {peak} is not a finite number of at least 0");
-            return Err(invalid(message));
+            return Err(Error::validation(message));
         }
         if steps == 0 {
-            return Err(invalid("a schedule needs at least one step"));
+            return Err(Error::validation("a schedule needs at least one step"));
         }
         let is_sound = match shape {
             Shape::Polynomial { power } => power.is_finite() && power > 0.0,
@@ -114,7 +114,7 @@ impl Schedule {
             | Shape::Exponential => true,
         };
         if !is_sound {
-            return Err(invalid(format!("the schedule {shape:?} makes no sense")));
+            return Err(Error::validation(format!("the schedule {shape:?} makes no sense")));
         }
         // An exponential one never gets to 0.
         let floor = if shape == Shape::Exponential { EXPONENTIAL_FLOOR } else { 0.0 };
@@ -139,7 +139,7 @@ impl Schedule {
         if warmup_steps > self.steps {
             let steps = self.steps;
             let message = format!("{warmup_steps} steps of warmup are more than all {steps}");
-            return Err(invalid(message));
+            return Err(Error::validation(message));
         }
         self.warmup_steps = warmup_steps;
         Ok(self)
@@ -154,7 +154,9 @@ impl Schedule {
         let is_possible = self.shape != Shape::Exponential || rate > 0.0;
         if !(0.0..=self.peak).contains(&rate) || !is_possible || self.peak == 0.0 {
             let peak = self.peak;
-            return Err(invalid(format!("the schedule cannot go from {peak} down to {rate}")));
+            return Err(Error::validation(format!(
+                "the schedule cannot go from {peak} down to {rate}"
+            )));
         }
         self.floor = rate / self.peak;
         Ok(self)

@@ -19,6 +19,7 @@ use crate::{
     Error, Result, Telemetry,
     future::AbortOnDrop,
     http::{Call, Http, Pool, SHORT_TIMEOUT},
+    tokenizer::Tokenizers,
 };
 
 /// Silence of the server after which the log says so.
@@ -34,6 +35,7 @@ pub(crate) struct Session {
     models: AtomicI64,
     samplers: AtomicI64,
     losses: AtomicI64,
+    pub(crate) tokenizers: Tokenizers,
     closed: AtomicBool,
     background: OnceLock<AbortOnDrop>,
     telemetry: Option<Telemetry>,
@@ -75,6 +77,7 @@ impl Session {
             models: AtomicI64::new(0),
             samplers: AtomicI64::new(0),
             losses: AtomicI64::new(0),
+            tokenizers: Tokenizers::default(),
             closed: AtomicBool::new(false),
             background: OnceLock::new(),
             telemetry,

@@ -9,7 +9,7 @@ use tinsmith_types::{
     tensor::{self as wire, DataType, Values},
 };
 
-use crate::{Error, Result, datum::invalid};
+use crate::{Error, Result};
 
 /// Most values that a sparse tensor is expanded to: a few bytes can name any extent.
 const DENSE_CELLS_MAX: usize = 1 << 28;
@@ -43,7 +43,7 @@ impl TensorData {
         let shape = shape.into();
         if cells(&shape) != Some(values.len()) {
             let message = format!("a tensor has {} values; its shape is {shape:?}", values.len());
-            return Err(invalid(message));
+            return Err(Error::validation(message));
         }
         Ok(Self { values, shape, sparse: None })
     }
@@ -96,30 +96,32 @@ impl TensorData {
         [rows, columns]: [usize; 2],
     ) -> Result<Self> {
         if cells(&[rows, columns]).is_none() {
-            return Err(invalid(format!("a sparse tensor of {rows} x {columns} is too large")));
+            return Err(Error::validation(format!(
+                "a sparse tensor of {rows} x {columns} is too large"
+            )));
         }
         if crow.len().checked_sub(1) != Some(rows) {
             let message = "sparse_crow_indices need one value more than rows";
-            return Err(invalid(format!("{message}: {} for {rows} rows", crow.len())));
+            return Err(Error::validation(format!("{message}: {} for {rows} rows", crow.len())));
         }
         if crow[0] != 0 || crow[rows] != col.len() || !crow.is_sorted() {
             let message = "sparse_crow_indices must ascend from 0 to the number of";
-            return Err(invalid(format!("{message} sparse_col_indices, {}", col.len())));
+            return Err(Error::validation(format!("{message} sparse_col_indices, {}", col.len())));
         }
         if values.len() != col.len() {
             let (values, columns) = (values.len(), col.len());
             let message = format!("a sparse tensor has {values} values in {columns} places");
-            return Err(invalid(message));
+            return Err(Error::validation(message));
         }
         for (row, bounds) in crow.windows(2).enumerate() {
             let own = &col[bounds[0]..bounds[1]];
             if let Some(column) = own.iter().find(|column| **column >= columns) {
                 let message = format!("row {row} of a sparse tensor lists column {column}");
-                return Err(invalid(format!("{message} of {columns}")));
+                return Err(Error::validation(format!("{message} of {columns}")));
             }
             if own.windows(2).any(|pair| pair[0] >= pair[1]) {
                 let message = "has columns that do not ascend, or one twice";
-                return Err(invalid(format!("row {row} of a sparse tensor {message}")));
+                return Err(Error::validation(format!("row {row} of a sparse tensor {message}")));
             }
         }
         Ok(Self { values, shape: vec![rows, columns], sparse: Some(Csr { crow, col }) })
@@ -191,9 +193,13 @@ impl TensorData {
     pub fn to_rows_f32(&self, pad: i64) -> Result<Vec<Vec<f32>>> {
         let dense = self.to_dense(pad)?;
         let ([columns] | [_, columns]) = *dense.shape() else {
-            return Err(invalid(format!("a tensor of the shape {:?} has no rows", self.shape)));
+            return Err(Error::validation(format!(
+                "a tensor of the shape {:?} has no rows",
+                self.shape
+            )));
         };
-        let values = dense.as_f32().ok_or_else(|| invalid("a tensor is int64, not float32"))?;
+        let values =
+            dense.as_f32().ok_or_else(|| Error::validation("a tensor is int64, not float32"))?;
         if columns == 0 {
             return Ok(vec![Vec::new(); if dense.shape.len() == 1 { 1 } else { dense.shape[0] }]);
         }
@@ -209,7 +215,7 @@ impl TensorData {
         let Some(csr) = &self.sparse else { return Ok(self.clone()) };
         if self.len() > DENSE_CELLS_MAX {
             let message = format!("a sparse tensor of the shape {:?} is too large", self.shape);
-            return Err(invalid(format!("{message} to be written out")));
+            return Err(Error::validation(format!("{message} to be written out")));
         }
         let values = match &self.values {
             Values::Int64(values) => Values::Int64(csr.expand(values, pad, &self.shape)),
@@ -318,7 +324,9 @@ fn rectangle(mut lengths: impl ExactSizeIterator<Item = usize>) -> Result<Vec<us
     match lengths.position(|length| length != columns) {
         Some(row) => {
             let row = row + 1;
-            Err(invalid(format!("row {row} of a matrix is not as long as row 0, {columns} values")))
+            Err(Error::validation(format!(
+                "row {row} of a matrix is not as long as row 0, {columns} values"
+            )))
         }
         None => Ok(vec![rows, columns]),
     }
@@ -405,12 +413,12 @@ impl TryFrom<wire::TensorData> for TensorData {
                 [rows, columns] => {
                     Self::from_csr(tensor.data, narrow(crow)?, narrow(col)?, [rows, columns])
                 }
-                _ => Err(invalid("a sparse tensor needs a shape of two dimensions")),
+                _ => Err(Error::validation("a sparse tensor needs a shape of two dimensions")),
             },
             (None, None) => Self::new(tensor.data, shape),
-            (Some(_), None) | (None, Some(_)) => {
-                Err(invalid("a sparse tensor needs sparse_crow_indices and sparse_col_indices"))
-            }
+            (Some(_), None) | (None, Some(_)) => Err(Error::validation(
+                "a sparse tensor needs sparse_crow_indices and sparse_col_indices",
+            )),
         };
         made.map_err(|error| {
             let Error::Validation { message } = error else { return error };

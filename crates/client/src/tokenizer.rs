@@ -4,10 +4,13 @@ use std::{path::Path, sync::Arc};
 
 pub use tinsmith_tokenizer::{Chat, ChatEnd, Message, Tokenizer, Value};
 
-use crate::{Result, chat::refused, datum::invalid};
+use crate::{Error, Result, chat::refused};
 
+mod clients;
 #[cfg(feature = "hub")]
 mod hub;
+
+pub(crate) use clients::Tokenizers;
 
 /// Llama 3 models are gated; this one is open and has the same tokenizer.
 const LLAMA_3: (&str, &str) =
@@ -48,7 +51,7 @@ pub fn load_tokenizer(id: &str) -> Result<Arc<Tokenizer>> {
         return Tokenizer::open(dir).map(Arc::new).map_err(refused);
     }
     if WITHOUT_FILES.iter().any(|org| id.starts_with(org)) {
-        return Err(invalid(format!("the tokenizer of {id} is not published as files")));
+        return Err(Error::validation(format!("the tokenizer of {id} is not published as files")));
     }
     from_hub(id)
 }
@@ -62,7 +65,7 @@ fn from_hub(id: &str) -> Result<Arc<Tokenizer>> {
 #[cfg(not(feature = "hub"))]
 fn from_hub(id: &str) -> Result<Arc<Tokenizer>> {
     let message = format!("there is no directory {id} to read a tokenizer from");
-    Err(invalid(format!(
+    Err(Error::validation(format!(
         "{message}; to fetch it from the Hugging Face hub, build tinsmith with its feature `hub`"
     )))
 }

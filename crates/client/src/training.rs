@@ -28,6 +28,7 @@ use crate::{
     http::{Call, Http, Pool},
     poll::Wanted,
     session::Session,
+    tokenizer,
 };
 use turns::Turns;
 
@@ -89,9 +90,9 @@ impl TrainingClient {
     }
 
     /// Where the run's tokenizer is: a directory or a hub name.
-    pub fn tokenizer_id(&self) -> &str {
-        let id = self.inner.info.model_data.tokenizer_id.as_deref();
-        id.unwrap_or_else(|| self.base_model())
+    pub fn tokenizer_id(&self) -> String {
+        let said = self.inner.info.model_data.tokenizer_id.as_deref();
+        tokenizer::tokenizer_id(self.base_model(), said)
     }
 
     /// How the adapter was asked for, where this client asked for it.

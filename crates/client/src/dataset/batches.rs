@@ -1,6 +1,6 @@
 //! The order of examples, from a seed.
 
-use crate::{Result, datum::invalid};
+use crate::{Error, Result};
 
 /// How rows become batches.
 ///
@@ -29,7 +29,7 @@ impl Batching {
     /// A size of 0.
     pub fn new(size: usize) -> Result<Self> {
         if size == 0 {
-            return Err(invalid("a batch needs at least one row"));
+            return Err(Error::validation("a batch needs at least one row"));
         }
         Ok(Self { size, seed: None, epochs: 1, drops_last: false, from_step: 0 })
     }

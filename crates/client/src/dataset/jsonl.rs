@@ -5,7 +5,7 @@ use std::io::{BufRead, Read as _};
 use serde::Deserialize;
 use tinsmith_tokenizer::Value;
 
-use crate::{Result, Row, chat::Conversation, dataset::Example, datum::invalid};
+use crate::{Error, Result, Row, chat::Conversation, dataset::Example};
 
 /// Longest line.
 const LINE_BYTES_MAX: u64 = 64 << 20;
@@ -28,7 +28,9 @@ pub(super) fn rows(mut lines: impl BufRead, name: &str) -> impl Iterator<Item = 
             count += 1;
             has_failed = row.is_err();
             return Some(
-                row.map_err(|message| invalid(format!("{name} line {number}: {message}"))),
+                row.map_err(|message| {
+                    Error::validation(format!("{name} line {number}: {message}"))
+                }),
             );
         }
         None
@@ -97,7 +99,7 @@ fn parse(line: &[u8]) -> Result<Row, String> {
 
 fn conversation(messages: Vec<Value>, tools: Option<Vec<Value>>) -> Result<Conversation, String> {
     let made = Conversation::from_values(messages).map_err(|error| {
-        let crate::Error::Validation { message } = error else { return error.to_string() };
+        let Error::Validation { message } = error else { return error.to_string() };
         message
     })?;
     Ok(match tools {

@@ -3,9 +3,8 @@
 use tinsmith_tokenizer::Tokenizer;
 
 use crate::{
-    Datum, Keep, PreferencePair, Result,
+    Datum, Error, Keep, PreferencePair, Result,
     chat::{Conversation, TrainOn, refused},
-    datum::invalid,
 };
 
 /// One row.
@@ -72,9 +71,9 @@ impl Row {
     pub fn datum(&self, tokenizer: &Tokenizer, options: &DatumOptions) -> Result<Option<Datum>> {
         match self {
             Self::Example(example) => example.datum(tokenizer, options),
-            Self::Preference { .. } => {
-                Err(invalid("a row with `chosen` and `rejected` is a pair, not one example"))
-            }
+            Self::Preference { .. } => Err(Error::validation(
+                "a row with `chosen` and `rejected` is a pair, not one example",
+            )),
         }
     }
 
@@ -89,7 +88,7 @@ impl Row {
         options: &DatumOptions,
     ) -> Result<Option<PreferencePair>> {
         let Self::Preference { chosen, rejected } = self else {
-            return Err(invalid("a pair needs a row with `chosen` and `rejected`"));
+            return Err(Error::validation("a pair needs a row with `chosen` and `rejected`"));
         };
         let chosen = chosen.datum(tokenizer, options)?;
         let rejected = rejected.datum(tokenizer, options)?;
@@ -112,7 +111,7 @@ impl Example {
         match options.too_long {
             TooLong::Refuse => {
                 let message = format!("an example has {length} tokens; at most {tokens_max} fit");
-                Err(invalid(message))
+                Err(Error::validation(message))
             }
             TooLong::Skip => Ok(None),
             TooLong::Truncate(keep) => {

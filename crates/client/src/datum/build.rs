@@ -1,6 +1,6 @@
 //! Datums from prompts, answers and samples, with the shift done.
 
-use crate::{Datum, ModelInput, ProvenanceSpan, Result, TensorData, Trajectory, datum::invalid};
+use crate::{Datum, Error, ModelInput, ProvenanceSpan, Result, TensorData, Trajectory};
 
 use super::TARGETS;
 
@@ -21,12 +21,14 @@ impl Datum {
     /// Lengths that differ, or no tokens.
     pub fn next_token(tokens: &[u32], targets: &[u32], weights: &[f32]) -> Result<Self> {
         if tokens.is_empty() {
-            return Err(invalid("a datum needs at least one token"));
+            return Err(Error::validation("a datum needs at least one token"));
         }
         for (name, length) in [("weights", weights.len()), (TARGETS, targets.len())] {
             if length != tokens.len() {
                 let tokens = tokens.len();
-                return Err(invalid(format!("{name} has {length} values for {tokens} tokens")));
+                return Err(Error::validation(format!(
+                    "{name} has {length} values for {tokens} tokens"
+                )));
             }
         }
         Ok(Self::new(tokens).with_input(TARGETS, targets).with_input("weights", weights))
@@ -51,7 +53,7 @@ impl Datum {
         let (Some((_, targets)), Some((_, weights)), [_, _, ..]) =
             (tokens.split_first(), weights.split_first(), tokens)
         else {
-            return Err(invalid(
+            return Err(Error::validation(
                 "a text needs at least two tokens: one is predicted from the other",
             ));
         };
@@ -76,7 +78,7 @@ impl Datum {
     pub fn completion_of(prompt: &ModelInput, completion: &[u32]) -> Result<Self> {
         let length = prompt.length()?;
         let Some((_, read)) = completion.split_last().filter(|_| length > 0) else {
-            return Err(invalid(EMPTY));
+            return Err(Error::validation(EMPTY));
         };
         let text = crate::ModelInputChunk::EncodedText { tokens: read.to_vec() };
         let input = if read.is_empty() { prompt.clone() } else { prompt.clone().append(text) };
@@ -101,7 +103,7 @@ impl Datum {
         advantages: impl Into<Advantages>,
     ) -> Result<Self> {
         if prompt.is_empty() || sampled.is_empty() {
-            return Err(invalid("a prompt and a sample need at least one token each"));
+            return Err(Error::validation("a prompt and a sample need at least one token each"));
         }
         Trajectory::new().observe(prompt).act(sampled, logprobs, advantages)?.datum()
     }
@@ -147,7 +149,7 @@ impl Datum {
         if teacher.len() != completion.len() {
             let (rows, tokens) = (teacher.len(), completion.len());
             let message = "the teacher has one row of candidates for each completion token:";
-            return Err(invalid(format!("{message} {rows} for {tokens}")));
+            return Err(Error::validation(format!("{message} {rows} for {tokens}")));
         }
         let (tokens, _) = joined(prompt, completion)?;
         let mut rows = vec![Vec::new(); prompt.len() - 1];
@@ -164,13 +166,13 @@ impl Datum {
     pub fn soft_targets(tokens: &[u32], rows: &[Vec<(u32, f32)>]) -> Result<Self> {
         if rows.len() != tokens.len() {
             let (rows, tokens) = (rows.len(), tokens.len());
-            return Err(invalid(format!(
+            return Err(Error::validation(format!(
                 "there are {rows} rows of candidates for {tokens} tokens"
             )));
         }
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         if columns == 0 {
-            return Err(invalid("soft targets need a candidate for one token at least"));
+            return Err(Error::validation("soft targets need a candidate for one token at least"));
         }
         let filled = |row: &Vec<(u32, f32)>| {
             let mut row = row.clone();
@@ -204,7 +206,7 @@ impl Datum {
         if teacher_logprobs.len() != logprobs.len() {
             let (teacher, student) = (teacher_logprobs.len(), logprobs.len());
             let message = format!("there are {teacher} teacher logprobs for {student} logprobs");
-            return Err(invalid(message));
+            return Err(Error::validation(message));
         }
         let pairs = teacher_logprobs.iter().zip(logprobs);
         let advantages: Vec<f32> =
@@ -218,7 +220,7 @@ const EMPTY: &str = "a prompt and a completion need at least one token each";
 /// Tokens of both, and weights that are 1 for the completion.
 fn joined(prompt: &[u32], completion: &[u32]) -> Result<(Vec<u32>, Vec<f32>)> {
     if prompt.is_empty() || completion.is_empty() {
-        return Err(invalid(EMPTY));
+        return Err(Error::validation(EMPTY));
     }
     let tokens: Vec<u32> = prompt.iter().chain(completion).copied().collect();
     let mut weights = vec![0.0; prompt.len()];
@@ -235,7 +237,7 @@ impl Advantages {
             Self::Each(each) => {
                 let advantages = each.len();
                 let message = format!("there are {advantages} advantages for {tokens} tokens");
-                Err(invalid(message))
+                Err(Error::validation(message))
             }
         }
     }

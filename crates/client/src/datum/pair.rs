@@ -1,6 +1,6 @@
 //! Two answers to one prompt, of which one is preferred: what DPO and reward models learn from.
 
-use crate::{Datum, Keep, Result, datum::invalid};
+use crate::{Datum, Error, Keep, Result};
 
 /// A preferred and a rejected answer, each as a datum that weighs the answer's tokens with 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,9 @@ impl PreferencePair {
     pub fn paired<T>(values: Vec<T>) -> Result<Vec<(T, T)>> {
         if values.len() % 2 == 1 {
             let values = values.len();
-            return Err(invalid(format!("{values} values are not two for each preference pair")));
+            return Err(Error::validation(format!(
+                "{values} values are not two for each preference pair"
+            )));
         }
         let mut values = values.into_iter();
         Ok(std::iter::from_fn(|| values.next().zip(values.next())).collect())

@@ -1,6 +1,6 @@
 //! What a policy read and did, in turns: one datum for the losses on sampled tokens.
 
-use crate::{Advantages, Datum, Result, datum::invalid};
+use crate::{Advantages, Datum, Error, Result};
 
 use super::TARGETS;
 
@@ -44,7 +44,9 @@ impl Trajectory {
     ) -> Result<Self> {
         if logprobs.len() != tokens.len() {
             let (logprobs, tokens) = (logprobs.len(), tokens.len());
-            return Err(invalid(format!("there are {logprobs} logprobs for {tokens} tokens")));
+            return Err(Error::validation(format!(
+                "there are {logprobs} logprobs for {tokens} tokens"
+            )));
         }
         self.advantages.extend(advantages.into().each(tokens.len())?);
         self.tokens.extend(tokens);
@@ -61,11 +63,11 @@ impl Trajectory {
     pub fn datum(&self) -> Result<Datum> {
         let Some((last, read)) = self.tokens.split_last().filter(|(_, read)| !read.is_empty())
         else {
-            return Err(invalid("a trajectory needs at least two tokens"));
+            return Err(Error::validation("a trajectory needs at least two tokens"));
         };
         if self.mask[1..].iter().all(|mask| *mask == 0.0) {
             let message = "a trajectory needs tokens that the policy drew after the first";
-            return Err(invalid(message));
+            return Err(Error::validation(message));
         }
         let mut targets = read[1..].to_vec();
         targets.push(*last);

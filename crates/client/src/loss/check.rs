@@ -5,10 +5,7 @@ use tinsmith_types::{
     training::LossConfigValue,
 };
 
-use crate::{
-    Datum, Loss, Result, TensorData,
-    datum::{TARGETS, invalid},
-};
+use crate::{Datum, Error, Loss, Result, TensorData, datum::TARGETS};
 
 use super::{
     LOSS_ID, LossFn,
@@ -27,7 +24,7 @@ impl Loss {
     /// The first thing that is wrong: which datum, which input, and what was expected.
     pub fn check(&self, data: &[Datum]) -> Result<()> {
         if data.is_empty() {
-            return Err(invalid("data is empty: a batch needs at least one datum"));
+            return Err(Error::validation("data is empty: a batch needs at least one datum"));
         }
         let spec = SPECS.iter().find(|spec| &spec.name == self.function());
         if let Some(spec) = spec {
@@ -37,7 +34,7 @@ impl Loss {
             let place = format!("data[{index}]");
             if datum.model_input().chunks().iter().all(|chunk| chunk.length().is_ok_and(|n| n == 0))
             {
-                return Err(invalid(format!("{place}.model_input has no tokens")));
+                return Err(Error::validation(format!("{place}.model_input has no tokens")));
             }
             if let Some(spec) = spec {
                 self.check_datum(spec, &place, datum)?;
@@ -50,9 +47,9 @@ impl Loss {
         if *self.function() == LossFn::Custom {
             return match self.config().get(LOSS_ID) {
                 Some(LossConfigValue::Text(_)) if self.config().len() == 1 => Ok(()),
-                Some(_) | None => {
-                    Err(invalid("the loss custom has one setting, loss_id: create the loss first"))
-                }
+                Some(_) | None => Err(Error::validation(
+                    "the loss custom has one setting, loss_id: create the loss first",
+                )),
             };
         }
         for (name, value) in self.config() {
@@ -60,16 +57,19 @@ impl Loss {
                 let known: Vec<&str> = spec.settings.iter().map(|(known, _)| *known).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let message = format!("{name} is no setting of the loss {}", self.name());
-                return Err(invalid(format!("{message}; it has: {known}")));
+                return Err(Error::validation(format!("{message}; it has: {known}")));
             }
             match value {
                 LossConfigValue::Number(number) if number.is_finite() => {}
                 LossConfigValue::Number(number) => {
-                    return Err(invalid(format!("{name} of the loss {} is {number}", self.name())));
+                    return Err(Error::validation(format!(
+                        "{name} of the loss {} is {number}",
+                        self.name()
+                    )));
                 }
                 LossConfigValue::Text(text) => {
                     let message = format!("{name} of the loss {} is {text:?}", self.name());
-                    return Err(invalid(format!("{message}; a number is expected")));
+                    return Err(Error::validation(format!("{message}; a number is expected")));
                 }
             }
         }
@@ -77,7 +77,9 @@ impl Loss {
             [LOW, HIGH].map(|name| self.config().get(name))
             && low > high
         {
-            return Err(invalid(format!("{LOW} is {low}, above {HIGH}, which is {high}")));
+            return Err(Error::validation(format!(
+                "{LOW} is {low}, above {HIGH}, which is {high}"
+            )));
         }
         Ok(())
     }
@@ -90,7 +92,7 @@ impl Loss {
             let message = format!("{inputs}.{name} is missing; the loss {} needs it", self.name());
             let given: Vec<&str> = datum.loss_fn_inputs().keys().map(String::as_str).collect();
             let given = if given.is_empty() { "none".to_owned() } else { given.join(", ") };
-            invalid(format!("{message}. The datum has: {given}"))
+            Error::validation(format!("{message}. The datum has: {given}"))
         };
         let targets = datum.input(TARGETS).ok_or_else(|| missing(TARGETS))?;
         check_targets(spec, &format!("{inputs}.{TARGETS}"), targets, length)?;
@@ -105,7 +107,9 @@ impl Loss {
                 if tensor.shape().len() != input.rank {
                     let (name, shape, rank) = (&input.name, tensor.shape(), input.rank);
                     let message = format!("{inputs}.{name} has the shape {shape:?}");
-                    return Err(invalid(format!("{message}; expected are {rank} dimensions")));
+                    return Err(Error::validation(format!(
+                        "{message}; expected are {rank} dimensions"
+                    )));
                 }
             }
             return Ok(());
@@ -128,19 +132,19 @@ impl Loss {
         }
         if spec.provenance && datum.provenance().is_none() {
             let message = format!("{place} has no provenance; the loss {} needs it", self.name());
-            return Err(invalid(format!(
+            return Err(Error::validation(format!(
                 "{message}: Datum::with_provenance says where tokens come from"
             )));
         }
         Ok(())
     }
 
-    fn unknown(&self, spec: &Spec, inputs: &str, name: &str) -> crate::Error {
+    fn unknown(&self, spec: &Spec, inputs: &str, name: &str) -> Error {
         let reads: Vec<&str> = [&[TARGETS], spec.required, spec.optional].concat();
         let nearest = reads.iter().find(|read| is_near(read, name));
         let hint = nearest.map_or_else(String::new, |read| format!(" (is it {read}?)"));
         let message = format!("{inputs}.{name} is not read by the loss {}{hint}", self.name());
-        invalid(format!("{message}; it reads: {}", reads.join(", ")))
+        Error::validation(format!("{message}; it reads: {}", reads.join(", ")))
     }
 }
 
@@ -161,13 +165,15 @@ fn check_targets(
         let or = if spec.candidates { format!(" or [{rows}, K]") } else { String::new() };
         let message =
             format!("{place} has the shape {:?}; expected is [{rows}]{or}", targets.shape());
-        return Err(invalid(format!("{message}, as model_input has {rows} tokens")));
+        return Err(Error::validation(format!("{message}, as model_input has {rows} tokens")));
     }
     let Values::Int64(ids) = targets.values() else {
-        return Err(invalid(format!("{place} is float32; expected is int64, token ids")));
+        return Err(Error::validation(format!("{place} is float32; expected is int64, token ids")));
     };
     match ids.iter().position(|id| u32::try_from(*id).is_err()) {
-        Some(at) => Err(invalid(format!("{place}[{at}] is {}; expected is a token id", ids[at]))),
+        Some(at) => {
+            Err(Error::validation(format!("{place}[{at}] is {}; expected is a token id", ids[at])))
+        }
         None => Ok(()),
     }
 }
@@ -181,16 +187,19 @@ fn check_numbers(place: &str, tensor: &TensorData, targets: &[usize]) -> Result<
     };
     if !expected {
         let message = format!("{place} has the shape {:?}", tensor.shape());
-        return Err(invalid(format!("{message}; expected is {targets:?}, that of target_tokens")));
+        return Err(Error::validation(format!(
+            "{message}; expected is {targets:?}, that of target_tokens"
+        )));
     }
     let Values::Float32(values) = tensor.values() else {
         debug_assert_eq!(tensor.dtype(), DataType::Int64);
-        return Err(invalid(format!("{place} is int64; expected is float32")));
+        return Err(Error::validation(format!("{place} is int64; expected is float32")));
     };
     match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => {
-            Err(invalid(format!("{place}[{at}] is {}; expected is a finite number", values[at])))
-        }
+        Some(at) => Err(Error::validation(format!(
+            "{place}[{at}] is {}; expected is a finite number",
+            values[at]
+        ))),
         None => Ok(()),
     }
 }
@@ -205,7 +214,7 @@ fn check_bounds(inputs: &str, datum: &Datum) -> Result<()> {
     match low.iter().zip(high).position(|(low, high)| low > high) {
         Some(at) => {
             let message = format!("{inputs}.{LOW}[{at}] is {}", low[at]);
-            Err(invalid(format!("{message}, above {HIGH}[{at}], which is {}", high[at])))
+            Err(Error::validation(format!("{message}, above {HIGH}[{at}], which is {}", high[at])))
         }
         None => Ok(()),
     }
@@ -216,11 +225,13 @@ fn check_mask(inputs: &str, datum: &Datum) -> Result<()> {
     let Some(mask) = datum.input(name).and_then(TensorData::as_f32) else { return Ok(()) };
     if let Some(at) = mask.iter().position(|value| *value < 0.0) {
         let message = format!("{inputs}.{name}[{at}] is {}", mask[at]);
-        return Err(invalid(format!("{message}; expected are numbers of at least 0")));
+        return Err(Error::validation(format!("{message}; expected are numbers of at least 0")));
     }
     let advantages = datum.input("advantages").and_then(TensorData::as_f32).unwrap_or_default();
     if mask.iter().all(|value| *value == 0.0) && advantages.iter().any(|value| *value != 0.0) {
-        return Err(invalid(format!("{inputs}.{name} is 0 everywhere; the ratio is of no token")));
+        return Err(Error::validation(format!(
+            "{inputs}.{name} is 0 everywhere; the ratio is of no token"
+        )));
     }
     Ok(())
 }

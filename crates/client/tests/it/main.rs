@@ -4,6 +4,7 @@
 
 mod creation;
 mod custom_losses;
+mod data;
 mod futures;
 mod kit;
 mod leaks;
