@@ -62,6 +62,16 @@ pub trait Regularizer: Send + Sync {
     fn compute(&self, data: &[Datum], logprobs: &[Var]) -> Result<LossValue>;
 }
 
+impl<R: Regularizer + ?Sized> Regularizer for Box<R> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn compute(&self, data: &[Datum], logprobs: &[Var]) -> Result<LossValue> {
+        (**self).compute(data, logprobs)
+    }
+}
+
 /// Any loss as a regularizer, by a name.
 #[derive(Clone, Debug)]
 pub struct Named<L> {

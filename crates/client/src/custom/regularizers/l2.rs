@@ -1,6 +1,6 @@
 //! The squared L2 norm.
 
-use super::{super::op::count, Regularizer, Scope, Target, total};
+use super::{Reduction, Regularizer, Scope, Target, failed};
 use crate::{
     Datum, Result,
     custom::{LossValue, Var},
@@ -25,7 +25,7 @@ pub enum Center {
     /// 0.
     #[default]
     Zero,
-    /// The mean of all numbers of the batch, through which the gradient goes too.
+    /// The mean of the numbers that count, through which the gradient goes too.
     Mean,
     /// This number.
     At(f64),
@@ -37,14 +37,16 @@ impl Regularizer for L2 {
     }
 
     fn compute(&self, data: &[Datum], logprobs: &[Var]) -> Result<LossValue> {
+        if let Some(clip) = self.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
+            return Err(failed(format!("clip is {clip}; it must be above 0")));
+        }
         let values = self.target.of(logprobs);
         let centered: Vec<Var> = match self.center {
             Center::Zero => values,
             Center::At(center) => values.iter().map(|x| x - center).collect(),
             Center::Mean => {
-                let numbers: usize = values.iter().map(Var::count).sum();
-                let sums: Vec<Var> = values.iter().map(Var::sum).collect();
-                let mean = total(&sums)? / count(numbers.max(1));
+                let mean = Scope { reduction: Reduction::Mean, ..self.scope.clone() };
+                let mean = mean.reduce(data, &values)?;
                 values.iter().map(|x| x - &mean).collect()
             }
         };

@@ -24,16 +24,6 @@ impl<R: Regularizer> CustomLoss for Alone<R> {
     }
 }
 
-impl<R: Regularizer + ?Sized> Regularizer for Box<R> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-
-    fn compute(&self, data: &[Datum], logprobs: &[Var]) -> Result<LossValue> {
-        (**self).compute(data, logprobs)
-    }
-}
-
 /// The last token has no advantage.
 fn data() -> Vec<Datum> {
     let datum = |logprobs: [f32; 4]| {
@@ -92,6 +82,7 @@ fn all() -> Vec<(Box<dyn Regularizer>, bool)> {
             }),
             false,
         ),
+        (Box::new(L2 { center: Center::Mean, scope: masked(), ..L2::default() }), false),
         (Box::new(ElasticNet { l1_ratio: 0.3, ..ElasticNet::default() }), false),
         (Box::new(Entropy::default()), false),
         (
@@ -363,6 +354,10 @@ fn what_is_wrong_with_a_regularizer_is_said_with_its_name() {
         (
             refusal(plain().with(1.0, L1::default()).with(2.0, L1::default())),
             "two regularizers are called l1",
+        ),
+        (
+            refusal(plain().with(1.0, L2 { clip: Some(-1.0), ..L2::default() })),
+            "clip is -1; it must be above 0",
         ),
         (refusal(plain().with(1.0, missing)), "no loss input \"teacher\""),
         (refusal(plain().with(1.0, KlDivergence::new(ragged))), "kl_divergence"),
