@@ -8,7 +8,6 @@ macro_rules! faces {
         $name:ident, $alias:ident($($arg:ident: $kind:ty),*) -> $result:ident$(<$($of:ty),*>)?;
     )* })*) => {
         mod aliases {
-            #[expect(clippy::wildcard_imports, reason = "whatever the lines below name")]
             use crate::{*, wire::*};
             use super::{Arc, Unit};
             $(impl $client {$(
@@ -23,7 +22,6 @@ macro_rules! faces {
         pub(crate) mod twins {
             use super::{Arc, Unit};
             use crate::wire::*;
-            #[expect(clippy::wildcard_imports, reason = "whatever the lines below name")]
             use crate::*;
             $(
                 #[doc = concat!("[`crate::", stringify!($client), "`] whose methods wait for their results.")]

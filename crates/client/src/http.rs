@@ -309,7 +309,7 @@ impl Http {
                 Ok(reply) => return Ok(reply),
                 Err(failure) if !call.outer_retries => return Err(failure.error),
                 Err(failure) if matches!(failure.error, Error::Api { status: 402, .. }) => {
-                    let since = *unpaid_since.get_or_insert(clock.now());
+                    let since = *unpaid_since.get_or_insert_with(|| clock.now());
                     if clock.now().duration_since(since) >= billing_pause_max(&server.config) {
                         return Err(failure.error);
                     }

@@ -33,8 +33,9 @@ const HELD: Duration = Duration::from_secs(1);
 /// Polls that may be answered with 400 one after another.
 const BAD_POLLS_MAX: u32 = 3;
 
-/// How the result of a queued request is waited for. Three limits are independent of each other: this one's
-/// `timeout` ends the polling, `http_timeout` one request of it, and [`crate::ApiFuture::wait_timeout`] the
+/// How the result of a queued request is waited for.
+///
+/// Three limits are independent of each other: this one's `timeout` ends the polling, `http_timeout` one request of it, and [`crate::ApiFuture::wait_timeout`] the
 /// caller's wait.
 #[derive(Clone)]
 pub struct PollOptions {
@@ -471,27 +472,34 @@ impl Poller<'_> {
         let is_same =
             self.last_error.as_ref().is_some_and(|last| last.to_string() == error.to_string());
         self.same_failures = if is_same { self.same_failures + 1 } else { 1 };
-        let pause = match &error {
-            Error::RequestFailed { category, .. } => {
-                let most = self.options.same_failures_max;
-                let is_final = self.is_terminal
-                    || !category.is_retryable()
-                    || (most > 0 && self.same_failures >= most);
-                (!is_final).then(|| self.backoff())
-            }
-            Error::Connection { .. } => self.options.retry_connection.then(|| self.backoff()),
-            Error::Api { status: 429 | 500.., .. } => Some(self.backoff()),
-            Error::Api { status: 402, .. } => self.unpaid().await?,
-            Error::Api { status: 400, .. } if self.bad_polls < BAD_POLLS_MAX => {
-                self.bad_polls += 1;
-                Some(Duration::ZERO)
-            }
-            _ => None,
-        };
+        let pause = self.pause_after(&error).await?;
         tracing::debug!(%error, request.id = %self.request_id, metadata = ?self.options.metadata, "a poll failed");
         let Some(pause) = pause else { return Err(error) };
         self.last_error = Some(error);
         Ok(pause)
+    }
+
+    /// None where polling again is of no use.
+    async fn pause_after(&mut self, error: &Error) -> Result<Option<Duration>> {
+        if let Error::RequestFailed { category, .. } = error {
+            let most = self.options.same_failures_max;
+            let is_final = self.is_terminal
+                || !category.is_retryable()
+                || (most > 0 && self.same_failures >= most);
+            return Ok((!is_final).then(|| self.backoff()));
+        }
+        if matches!(error, Error::Connection { .. }) {
+            return Ok(self.options.retry_connection.then(|| self.backoff()));
+        }
+        match error.status() {
+            Some(429 | 500..) => Ok(Some(self.backoff())),
+            Some(402) => self.unpaid().await,
+            Some(400) if self.bad_polls < BAD_POLLS_MAX => {
+                self.bad_polls += 1;
+                Ok(Some(Duration::ZERO))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn backoff(&mut self) -> Duration {

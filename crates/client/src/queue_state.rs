@@ -77,7 +77,9 @@ impl fmt::Display for QueueState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(name) => f.write_str(name),
-            _ => f.write_str(self.as_str()),
+            Self::Active | Self::PausedRateLimit | Self::PausedCapacity => {
+                f.write_str(self.as_str())
+            }
         }
     }
 }

@@ -28,6 +28,9 @@ pub enum RecoveryStrategy {
     },
 }
 
+/// Somebody who wants to know.
+type Told<T> = Arc<dyn Fn(&T) + Send + Sync>;
+
 /// How a run is recovered.
 #[derive(Clone)]
 pub struct RecoveryPolicy {
@@ -41,8 +44,8 @@ pub struct RecoveryPolicy {
     pub poll_interval: Duration,
     /// Load the optimizer's state too (default: yes).
     pub restore_optimizer: bool,
-    on_recovery: Option<Arc<dyn Fn(&Recovered) + Send + Sync>>,
-    on_failure: Option<Arc<dyn Fn(&Error) + Send + Sync>>,
+    on_recovery: Option<Told<Recovered>>,
+    on_failure: Option<Told<Error>>,
 }
 
 impl Default for RecoveryPolicy {
@@ -198,7 +201,9 @@ async fn recover_once(
 ) -> Result<(String, TrainingClient)> {
     let path = match &policy.strategy {
         RecoveryStrategy::Specific(path) => path.clone(),
-        strategy => choose(checkpoints(&service.session().http, run).await?, strategy, run)?,
+        strategy @ (RecoveryStrategy::Latest | RecoveryStrategy::Best { .. }) => {
+            choose(checkpoints(&service.session().http, run).await?, strategy, run)?
+        }
     };
     let options = FromStateOptions::new().load_optimizer(policy.restore_optimizer);
     let client = service.create_training_client_from_state_with(&path, options).await?;
@@ -241,7 +246,7 @@ fn choose(checkpoints: Vec<Checkpoint>, strategy: &RecoveryStrategy, run: &str) 
             )
         }
     };
-    chosen.map(|checkpoint| checkpoint.tinker_path.to_string()).ok_or_else(|| {
+    chosen.map(|checkpoint| checkpoint.tinker_path).ok_or_else(|| {
         Error::validation(format!(
             "no checkpoint of run {run} has the number that {strategy:?} goes by"
         ))

@@ -248,7 +248,7 @@ impl SamplingClient {
         let inner = &self.inner;
         let start = || async {
             let clone_id = *inner.clone_id.get_or_try_init(|| self.join()).await?;
-            Ok::<_, Error>(Feed::start(http.clone(), inner.id.clone(), clone_id))
+            Ok::<_, Error>(Feed::start(http, inner.id.clone(), clone_id))
         };
         inner.feed.get_or_try_init(start).await.map(Some)
     }

@@ -64,7 +64,7 @@ pub struct LoraOptions {
 }
 
 impl LoraOptions {
-    /// Rank 32 on every linear layer of `base_model`, for AdamW.
+    /// Rank 32 on every linear layer of `base_model`, for `AdamW`.
     pub fn new(base_model: impl Into<String>) -> Self {
         Self {
             base_model: base_model.into(),
@@ -116,7 +116,7 @@ impl LoraOptions {
         self
     }
 
-    /// Another optimizer than AdamW, by its `type` and settings.
+    /// Another optimizer than `AdamW`, by its `type` and settings.
     #[must_use]
     pub fn optimizer(mut self, config: OptimizerConfig) -> Self {
         self.optimizer = config;
@@ -466,11 +466,6 @@ impl ServiceClient {
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
     }
-
-    /// The same session's client, from one of its own clients.
-    pub(crate) fn of(session: Arc<Session>) -> Self {
-        Self { session }
-    }
 }
 
 async fn create_model(
@@ -542,7 +537,7 @@ async fn step_by_step(
     let info: WeightsInfoResponse = http.post("weights_info", &request).await?;
     tracing::debug!(target: "tinsmith::from_state", %path, info.base_model, "found the checkpoint");
     let lora = LoraConfig {
-        rank: info.lora_rank.unwrap_or(LoraConfig::default().rank),
+        rank: info.lora_rank.unwrap_or_else(|| LoraConfig::default().rank),
         train_unembed: info.train_unembed.unwrap_or(true),
         train_mlp: info.train_mlp.unwrap_or(true),
         train_attn: info.train_attn.unwrap_or(true),

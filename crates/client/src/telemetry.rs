@@ -213,10 +213,7 @@ impl Inner {
         let call = call.retries(false, false).timeout(SEND_TIMEOUT);
         let mut attempt = 1;
         loop {
-            let error = match self.http.send(&call).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
+            let Err(error) = self.http.send(&call).await else { return Ok(()) };
             if attempt >= SEND_ATTEMPTS || !error.is_retryable() {
                 return Err(error);
             }

@@ -268,7 +268,7 @@ impl fmt::Debug for TrainingClient {
 /// Settings of one optimizer step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OptimParams {
-    /// AdamW's.
+    /// `AdamW`'s.
     Adam(AdamParams),
     /// Those of another optimizer, with their `type`.
     Other(BTreeMap<String, serde_json::Value>),

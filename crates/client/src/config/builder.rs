@@ -85,7 +85,9 @@ impl ConfigBuilder {
 
     /// Where the server is, such as `http://127.0.0.1:8000`; a trailing slash is left off.
     pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
-        self.inner.base_url = base_url.into().trim_end_matches('/').to_owned();
+        let mut base_url = base_url.into();
+        base_url.truncate(base_url.trim_end_matches('/').len());
+        self.inner.base_url = base_url;
         self
     }
 

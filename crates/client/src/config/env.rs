@@ -5,9 +5,11 @@ use std::env::VarError;
 use super::ConfigBuilder;
 use crate::{Error, Result};
 
+type Read<'a> = dyn Fn(&str) -> Result<String, VarError> + 'a;
+
 /// Reads variables, of the process or of a test.
 pub(super) struct Environment<'a> {
-    read: Box<dyn Fn(&str) -> Result<String, VarError> + 'a>,
+    read: Box<Read<'a>>,
 }
 
 impl<'a> Environment<'a> {

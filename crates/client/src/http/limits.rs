@@ -157,19 +157,24 @@ impl ByteBudget {
     pub(crate) async fn take(&self, bytes: u64) -> BudgetGuard<'_> {
         loop {
             let returned = self.returned.notified();
-            {
-                let mut left = locked(&self.left);
-                if *left > 0 {
-                    *left -= signed(bytes);
-                    if *left > 0 {
-                        // There is room for the next one that waits.
-                        self.returned.notify_one();
-                    }
-                    return BudgetGuard { budget: self, bytes };
-                }
+            if let Some(guard) = self.try_take(bytes) {
+                return guard;
             }
             returned.await;
         }
+    }
+
+    fn try_take(&self, bytes: u64) -> Option<BudgetGuard<'_>> {
+        let mut left = locked(&self.left);
+        if *left <= 0 {
+            return None;
+        }
+        *left -= signed(bytes);
+        if *left > 0 {
+            // There is room for the next one that waits.
+            self.returned.notify_one();
+        }
+        Some(BudgetGuard { budget: self, bytes })
     }
 }
 

@@ -187,26 +187,26 @@ impl Dispatch {
                 Err(error) => error,
                 sent => return sent,
             };
-            let pause = match &error {
-                Error::Api { status: 429, .. } => {
+            let pause = match error.status() {
+                Some(429) => {
                     let large = bytes > LARGE_PROMPT_BYTES;
                     limit.pause(clock, if large { BUSY_PAUSE_LARGE } else { BUSY_PAUSE });
                     Duration::ZERO
                 }
-                Error::Api { status: 402, .. } => {
-                    let since = *unpaid_since.get_or_insert(clock.now());
+                Some(402) => {
+                    let since = *unpaid_since.get_or_insert_with(|| clock.now());
                     let waited = clock.now().saturating_duration_since(since);
                     if waited >= billing_pause_max(&server.config) {
                         return Err(error);
                     }
                     BILLING_PAUSE
                 }
-                error if is_lost(error) => {
+                _ if is_lost(&error) => {
                     let pause = retry::outer_delay(failures);
                     failures += 1;
                     let waited = clock.now().saturating_duration_since(start);
                     if waited + pause > http.config.inner.retry.timeout {
-                        return Err(error.clone());
+                        return Err(error);
                     }
                     pause
                 }
@@ -222,9 +222,10 @@ impl Dispatch {
 
 /// Whether the same sample may work another time.
 fn is_lost(error: &Error) -> bool {
-    match error {
-        Error::Connection { .. } | Error::Expired { .. } => true,
-        Error::Api { status, .. } => matches!(status, 408 | 409 | 429 | 500..),
-        _ => false,
-    }
+    matches!(
+        error,
+        Error::Connection { .. }
+            | Error::Expired { .. }
+            | Error::Api { status: 408 | 409 | 429 | 500.., .. }
+    )
 }

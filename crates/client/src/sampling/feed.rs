@@ -54,7 +54,7 @@ struct State {
 }
 
 impl Feed {
-    pub(super) fn start(http: Http, id: SamplingSessionId, clone_id: i64) -> Self {
+    pub(super) fn start(http: &Http, id: SamplingSessionId, clone_id: i64) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Notify::new(),
@@ -168,17 +168,17 @@ async fn listen(http: Http, target: FuturesTarget, shared: Weak<Shared>) {
         tracing::debug!(%error, "the feed of samples is interrupted");
         // What was received was not told: it is told the next time.
         held.state().retrieved.extend(request.retrieved_request_ids);
-        match error {
-            Error::Connection { .. } | Error::Api { status: 408 | 409 | 429 | 500.., .. } => {
-                http.clock().sleep(RETRY_PAUSE).await;
-            }
-            Error::Api { status: 402, .. } => http.clock().sleep(BILLING_PAUSE).await,
-            Error::Api { status: 400, .. } if refusals < REFUSALS_MAX => {
+        let pause = match error.status() {
+            None if !matches!(error, Error::Connection { .. }) => return held.give_up(),
+            None | Some(408 | 409 | 429 | 500..) => RETRY_PAUSE,
+            Some(402) => BILLING_PAUSE,
+            Some(400) if refusals < REFUSALS_MAX => {
                 refusals += 1;
-                http.clock().sleep(RETRY_PAUSE).await;
+                RETRY_PAUSE
             }
-            _ => return held.give_up(),
-        }
+            Some(_) => return held.give_up(),
+        };
+        http.clock().sleep(pause).await;
     }
 }
 

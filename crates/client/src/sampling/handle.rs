@@ -72,7 +72,7 @@ impl SamplingClient {
     /// # Errors
     ///
     /// A text that is no handle.
-    pub fn from_sampler_handle(handle: &str, config: Config) -> Result<Self> {
+    pub fn from_sampler_handle(handle: &str, config: &Config) -> Result<Self> {
         let wrong = |error: &dyn std::fmt::Display| {
             Error::validation(format!("this is no sampler handle: {error}"))
         };

@@ -25,7 +25,7 @@ pub(crate) fn redacted(value: Value) -> Value {
         }
         Value::Array(values) => Value::Array(values.into_iter().map(redacted).collect()),
         Value::String(text) => Value::String(without_secrets(&text)),
-        other => other,
+        plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain,
     }
 }
 

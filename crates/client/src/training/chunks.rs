@@ -84,7 +84,7 @@ pub(crate) fn combine(outputs: Vec<ForwardBackwardOutput>) -> Result<ForwardBack
 
 /// Means are weighed with the number of datums.
 fn weight(output: &ForwardBackwardOutput) -> f64 {
-    u32::try_from(output.loss_fn_outputs.len()).map_or(f64::from(u32::MAX), f64::from)
+    u32::try_from(output.loss_fn_outputs.len()).map_or_else(|_| f64::from(u32::MAX), f64::from)
 }
 
 fn reduce(name: &str, values: &[f64], weights: &[f64]) -> Vec<(String, f64)> {

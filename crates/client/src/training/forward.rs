@@ -266,9 +266,11 @@ fn decode(answer: Answer) -> Result<WireOutput> {
 fn place<T>(data: impl Iterator<Item = Result<T>>) -> Result<Vec<T>> {
     data.enumerate()
         .map(|(i, datum)| {
-            datum.map_err(|error| match error {
-                Error::Validation { message } => Error::validation(format!("datum {i}: {message}")),
-                other => other,
+            datum.map_err(|error| {
+                if let Error::Validation { message } = error {
+                    return Error::validation(format!("datum {i}: {message}"));
+                }
+                error
             })
         })
         .collect()
