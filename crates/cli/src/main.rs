@@ -16,8 +16,11 @@ mod logs;
 mod memory;
 mod models;
 mod random;
+mod remote;
 mod run;
+mod table;
 mod terminal;
+mod tokenizers;
 
 /// Your own Tinker: trains and samples LoRA adapters on the hardware that you have.
 #[derive(Debug, Parser)]
@@ -37,12 +40,32 @@ enum Command {
     Doctor(commands::doctor::Arguments),
     /// Measure training, sampling and latencies here.
     Bench(commands::bench::Arguments),
-    /// The checkpoints in the data directory.
+    /// Training runs of a server.
+    #[command(subcommand)]
+    Run(commands::run::Command),
+    /// Sessions of a server.
+    #[command(subcommand)]
+    Session(commands::session::Command),
+    /// Checkpoints of a server, and in the data directory.
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    /// Base models of a server.
+    #[command(subcommand)]
+    Model(commands::model::Command),
+    /// Sample from a model or a checkpoint of a server, or chat with it.
+    Sample(commands::sample::Arguments),
+    /// Fine-tune an adapter on a JSONL file, on a server.
+    Train(commands::train::Arguments),
+    /// What was used on a server.
+    Usage(commands::usage::Arguments),
+    /// The key that a server is asked with.
+    #[command(subcommand)]
+    Auth(commands::auth::Command),
     /// The settings.
     #[command(subcommand)]
     Config(commands::config::Command),
+    /// Write the script that lets a shell complete these commands.
+    Completions(commands::completions::Arguments),
     /// The version, and the kernel set in use.
     Version,
 }
@@ -69,8 +92,16 @@ impl Command {
             Self::Quickstart(arguments) => commands::quickstart::run(&arguments),
             Self::Doctor(arguments) => commands::doctor::run(&arguments),
             Self::Bench(arguments) => commands::bench::run(&arguments),
+            Self::Run(command) => commands::run::run(&command),
+            Self::Session(command) => commands::session::run(&command),
             Self::Checkpoint(command) => commands::checkpoint::run(&command),
+            Self::Model(command) => commands::model::run(&command),
+            Self::Sample(arguments) => commands::sample::run(&arguments),
+            Self::Train(arguments) => commands::train::run(&arguments),
+            Self::Usage(arguments) => commands::usage::run(&arguments),
+            Self::Auth(command) => commands::auth::run(&command),
             Self::Config(command) => commands::config::run(&command),
+            Self::Completions(arguments) => commands::completions::run(&arguments),
             Self::Version => commands::version::run(),
         }
     }

@@ -16,7 +16,9 @@
 
 use std::time::Duration;
 
-pub use crate::faces::twins::{SamplingClient, ServiceClient, TrainingClient};
+pub use crate::faces::twins::{
+    AdminClient, RestClient, SamplingClient, ServiceClient, TrainingClient,
+};
 use crate::{ApiFuture, Config, ObserverGuard, QueueStateObserver, Result};
 
 impl ServiceClient {
@@ -45,6 +47,28 @@ impl ServiceClient {
     /// Whether it was not closed.
     pub fn is_alive(&self) -> bool {
         self.inner.is_alive()
+    }
+}
+
+impl RestClient {
+    /// [`crate::RestClient::new`].
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used.
+    pub fn new(config: Config) -> Result<Self> {
+        crate::RestClient::new(config).map(Into::into)
+    }
+}
+
+impl AdminClient {
+    /// [`crate::AdminClient::new`].
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used.
+    pub fn new(config: Config) -> Result<Self> {
+        crate::AdminClient::new(config).map(Into::into)
     }
 }
 

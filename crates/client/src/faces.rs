@@ -100,6 +100,47 @@ faces! {
         get_base_model, get_base_model_async() -> String;
         get_tokenizer, get_tokenizer_async() -> Arc<Tokenizer>;
     }
+    RestClient {
+        get_server_capabilities, get_server_capabilities_async() -> Capabilities;
+        health_check, health_check_async() -> Health;
+        whoami, whoami_async() -> Whoami;
+        get_training_run, get_training_run_async(training_run_id: &str) -> TrainingRun;
+        get_training_run_by_tinker_path, get_training_run_by_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> TrainingRun;
+        list_training_runs, list_training_runs_async(options: ListOptions) -> ListTrainingRunsResponse;
+        get_weights_info_by_tinker_path, get_weights_info_by_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> WeightsInfoResponse;
+        list_checkpoints, list_checkpoints_async(training_run_id: &str) -> ListCheckpointsResponse;
+        list_user_checkpoints, list_user_checkpoints_async(options: ListOptions) -> ListCheckpointsResponse;
+        get_checkpoint_by_tinker_path, get_checkpoint_by_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> Checkpoint;
+        delete_checkpoint, delete_checkpoint_async(training_run_id: &str, checkpoint_id: &str) -> Unit;
+        delete_checkpoint_from_tinker_path, delete_checkpoint_from_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> Unit;
+        delete_checkpoint_by_tinker_path, delete_checkpoint_by_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> Unit;
+        publish_checkpoint, publish_checkpoint_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> Unit;
+        publish_checkpoint_from_tinker_path, publish_checkpoint_from_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> Unit;
+        unpublish_checkpoint, unpublish_checkpoint_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> Unit;
+        unpublish_checkpoint_from_tinker_path, unpublish_checkpoint_from_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> Unit;
+        set_checkpoint_ttl_from_tinker_path, set_checkpoint_ttl_from_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>, ttl_seconds: Option<u64>) -> Unit;
+        get_external_weights_urls, get_external_weights_urls_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> ExternalWeightsUrlsResponse;
+        get_checkpoint_archive_url, get_checkpoint_archive_url_async(training_run_id: &str, checkpoint_id: &str) -> CheckpointArchiveUrlResponse;
+        get_checkpoint_archive_url_by_tinker_path, get_checkpoint_archive_url_by_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> CheckpointArchiveUrlResponse;
+        get_checkpoint_archive_url_from_tinker_path, get_checkpoint_archive_url_from_tinker_path_async(tinker_path: impl TryInto<TinkerPath, Error: std::fmt::Display>) -> CheckpointArchiveUrlResponse;
+        copy_weights, copy_weights_async(path: impl TryInto<TinkerPath, Error: std::fmt::Display>, options: CopyOptions) -> String;
+        download_checkpoint, download_checkpoint_async(path: impl TryInto<TinkerPath, Error: std::fmt::Display>, dir: impl Into<std::path::PathBuf>, options: DownloadOptions) -> Downloaded;
+        get_session, get_session_async(session_id: &str) -> SessionInfo;
+        list_sessions, list_sessions_async(options: ListOptions) -> ListSessionsResponse;
+        search_sessions, search_sessions_async(request: SearchSessionsRequest) -> SearchSessionsResponse;
+        assign_session_project, assign_session_project_async(session_id: &str, project_id: &str) -> Unit;
+        export_session_trace, export_session_trace_async(session_id: &str) -> String;
+        download_session_trace, download_session_trace_async(session_id: &str, file: impl Into<std::path::PathBuf>) -> u64;
+        get_sampler, get_sampler_async(sampler_id: &str) -> SamplerInfo;
+        get_audit_log, get_audit_log_async(event_type: AuditEventType, day: Option<&str>) -> AuditLogResponse;
+        get_billing_usage, get_billing_usage_async(starting_on: &str, ending_before: &str) -> UsageResponse;
+        get_current_checkpoint_storage_usage, get_current_checkpoint_storage_usage_async(project_id: Option<&str>) -> StorageResponse;
+    }
+    AdminClient {
+        get_audit_log, get_audit_log_async(event_type: AuditEventType, day: Option<&str>) -> AuditLogResponse;
+        get_billing_usage, get_billing_usage_async(starting_on: &str, ending_before: &str) -> UsageResponse;
+        get_current_checkpoint_storage_usage, get_current_checkpoint_storage_usage_async(project_id: Option<&str>) -> StorageResponse;
+    }
 }
 
 /// Nothing.

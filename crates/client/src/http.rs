@@ -150,6 +150,16 @@ impl Call {
         }
     }
 
+    /// `GET`.
+    pub(crate) fn get(path: &str) -> Self {
+        Self::new(Method::GET, path, Body::None)
+    }
+
+    /// `POST` of nothing.
+    pub(crate) fn post_empty(path: &str) -> Self {
+        Self::new(Method::POST, path, Body::None)
+    }
+
     /// `POST` of JSON.
     pub(crate) fn post(path: &str, body: &impl Serialize) -> Result<Self> {
         Ok(Self::new(Method::POST, path, Body::Json(encode(body)?)))
@@ -198,6 +208,16 @@ impl Http {
             json_only: OnceLock::new(),
         };
         Ok(Self { config, inner: Arc::new(inner), runtime: Arc::new(Runtime::start()?) })
+    }
+
+    /// A client for links to elsewhere, which are signed: neither the key nor the default headers go there. What
+    /// says nothing for `idle_max` is given up.
+    pub(crate) fn download_client(&self, idle_max: Duration) -> Result<Client> {
+        let tls = tls::config(&self.config.inner.ca_certificates)?;
+        builder(&self.config, tls)?
+            .read_timeout(idle_max)
+            .build()
+            .map_err(|error| Error::validation(chain(&error)))
     }
 
     /// Starts a call on the client's own thread.
@@ -533,28 +553,35 @@ pub(crate) fn billing_pause_max(config: &ClientConfig) -> Duration {
 
 /// Makes HTTP clients of the configuration.
 fn client(config: &Config) -> Result<impl Fn() -> Result<Client> + use<>> {
-    let inner = Arc::clone(&config.inner);
-    let tls = tls::config(&inner.ca_certificates)?;
+    let config = config.clone();
+    let tls = tls::config(&config.inner.ca_certificates)?;
     let mut headers = HeaderMap::new();
-    for (name, value) in &inner.default_headers {
+    for (name, value) in &config.inner.default_headers {
         let wrong = || Error::validation(format!("header `{name}` cannot be sent"));
         let name = HeaderName::try_from(name.as_str()).map_err(|_| wrong())?;
         headers.append(name, HeaderValue::try_from(value.0.as_str()).map_err(|_| wrong())?);
     }
     Ok(move || {
-        let mut builder = Client::builder()
-            .user_agent(USER_AGENT)
+        builder(&config, tls.clone())?
             .default_headers(headers.clone())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(inner.max_connections)
-            .tls_backend_preconfigured(tls.clone());
-        if let Some(proxy) = &inner.proxy {
-            let proxy = reqwest::Proxy::all(&proxy.0)
-                .map_err(|error| Error::validation(format!("proxy cannot be used: {error}")))?;
-            builder = builder.proxy(proxy);
-        }
-        builder.build().map_err(|error| Error::validation(chain(&error)))
+            .pool_max_idle_per_host(config.inner.max_connections)
+            // The key would go wherever a redirect leads.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| Error::validation(chain(&error)))
     })
+}
+
+/// What all clients have.
+fn builder(config: &Config, tls: rustls::ClientConfig) -> Result<reqwest::ClientBuilder> {
+    let builder = Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tls_backend_preconfigured(tls);
+    let Some(proxy) = &config.inner.proxy else { return Ok(builder) };
+    let proxy = reqwest::Proxy::all(&proxy.0)
+        .map_err(|error| Error::validation(format!("proxy cannot be used: {error}")))?;
+    Ok(builder.proxy(proxy))
 }
 
 /// Servers of older generations lack some endpoints.
@@ -612,7 +639,7 @@ fn unreachable(error: &reqwest::Error) -> Error {
 }
 
 /// reqwest's message alone does not say why a connection failed.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

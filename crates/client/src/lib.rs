@@ -22,6 +22,7 @@
 
 #![deny(missing_docs)]
 
+mod admin;
 pub mod api;
 pub mod blocking;
 pub mod chat;
@@ -30,6 +31,7 @@ mod config;
 pub mod custom;
 pub mod dataset;
 mod datum;
+mod download;
 mod error;
 mod faces;
 mod future;
@@ -40,6 +42,7 @@ mod model_input;
 mod poll;
 mod queue_state;
 mod recovery;
+mod rest;
 mod runtime;
 mod sampling;
 mod schedule;
@@ -53,6 +56,7 @@ pub mod tokenizer;
 mod training;
 pub mod wire;
 
+pub use admin::{AdminClient, AuditEventType};
 pub use chat::{Conversation, TrainOn};
 pub use clock::{Clock, Sleep, SystemClock};
 pub use config::{
@@ -64,6 +68,7 @@ pub use custom::{
 };
 pub use dataset::{Dataset, Row};
 pub use datum::{Advantages, Datum, Keep, PreferencePair, ProvenanceSpan, Trajectory};
+pub use download::{DownloadOptions, DownloadProgress, Downloaded, download_dir};
 pub use error::{Category, Error, ErrorKind, Result};
 pub use future::{ApiFuture, await_many, try_await_many};
 pub use http::{
@@ -79,6 +84,7 @@ pub use model_input::{ImageFormat, ModelInput, ModelInputChunk};
 pub use poll::{PollOptions, RequestRef};
 pub use queue_state::{ObserverGuard, QueueState, QueueStateChange, QueueStateObserver};
 pub use recovery::{Recovered, RecoveryMonitor, RecoveryPolicy, RecoveryStrategy};
+pub use rest::{AccessScope, BlockingPages, ListOptions, Pages, RestClient, TinkerPath, Whoami};
 pub use sampling::{
     PromptAltTokens, SampleOptions, SampleResponse, SampleRetry, SampledSequence, SamplerKind,
     SamplingClient, SamplingOptions, TopkRow,

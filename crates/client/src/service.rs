@@ -12,8 +12,7 @@ use tinsmith_types::{
         CreateModelRequest, CreateModelResponse, LoraConfig, OptimizerConfig, UnloadModelRequest,
     },
     weights::{
-        CopyWeightsRequest, CopyWeightsResponse, LoadWeightsRequest, LoadWeightsResponse, Secret,
-        WeightsInfoRequest, WeightsInfoResponse,
+        LoadWeightsRequest, LoadWeightsResponse, Secret, WeightsInfoRequest, WeightsInfoResponse,
     },
 };
 
@@ -205,11 +204,19 @@ impl FromStateOptions {
 /// How a checkpoint is copied.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CopyOptions {
-    ttl_seconds: Option<i64>,
-    weights_access_token: Option<Secret>,
+    pub(crate) destination_project_id: Option<String>,
+    pub(crate) ttl_seconds: Option<i64>,
+    pub(crate) weights_access_token: Option<Secret>,
 }
 
 impl CopyOptions {
+    /// The project that the copy counts to.
+    #[must_use]
+    pub fn destination_project_id(mut self, id: impl Into<String>) -> Self {
+        self.destination_project_id = Some(id.into());
+        self
+    }
+
     /// Seconds after which the copy is deleted: an hour to ten years.
     #[must_use]
     pub fn ttl_seconds(mut self, seconds: i64) -> Self {
@@ -360,34 +367,24 @@ impl ServiceClient {
         SamplingClient::create(self, options)
     }
 
+    /// A client of what the server keeps, on the same connections.
+    pub fn create_rest_client(&self) -> crate::RestClient {
+        crate::RestClient::of(self.session.http.clone())
+    }
+
     /// Copies a checkpoint into a run of this account; gives its path.
     ///
     /// # Errors
     ///
     /// There is no such checkpoint, or no permission to read it.
-    pub fn copy_weights(&self, path: impl Into<String>, options: CopyOptions) -> ApiFuture<String> {
-        let (session, source_path) = (Arc::clone(&self.session), path.into());
-        let http = session.http.clone();
-        if let Err(error) = check_path(&source_path) {
-            return http.start(async { Err(error) });
-        }
-        let model_seq_id = session.next_model();
-        http.start(async move {
-            let request = CopyWeightsRequest {
-                session_id: Some(session.id.clone()),
-                model_seq_id: Some(model_seq_id),
-                destination_project_id: None,
-                source_path,
-                ttl_seconds: options.ttl_seconds,
-                weights_access_token: None,
-            };
-            let mut call = Call::post("copy_weights", &request)?;
-            if let Some(token) = options.weights_access_token {
-                call = call.header("X-Tinker-Weights-Access-Token", token.0);
-            }
-            let copied: CopyWeightsResponse = session.http.send_json(&call).await?;
-            Ok(copied.tinker_path)
-        })
+    pub fn copy_weights(
+        &self,
+        path: impl Into<String>,
+        mut options: CopyOptions,
+    ) -> ApiFuture<String> {
+        let project = || self.config().inner.project_id.clone();
+        options.destination_project_id = options.destination_project_id.or_else(project);
+        self.create_rest_client().copy_weights(path.into(), options)
     }
 
     /// Waits for a request that was queued elsewhere: by its id, or by the answer to its submission.

@@ -47,6 +47,17 @@ pub enum CheckpointType {
     External,
 }
 
+impl CheckpointType {
+    /// As on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Training => "training",
+            Self::Sampler => "sampler",
+            Self::External => "external",
+        }
+    }
+}
+
 impl From<CheckpointKind> for CheckpointType {
     fn from(kind: CheckpointKind) -> Self {
         match kind {

@@ -107,6 +107,36 @@ impl FromStr for CheckpointPath {
     }
 }
 
+impl TryFrom<&str> for CheckpointPath {
+    type Error = Error;
+
+    fn try_from(path: &str) -> Result<Self, Error> {
+        path.parse()
+    }
+}
+
+impl TryFrom<String> for CheckpointPath {
+    type Error = Error;
+
+    fn try_from(path: String) -> Result<Self, Error> {
+        path.parse()
+    }
+}
+
+impl TryFrom<&String> for CheckpointPath {
+    type Error = Error;
+
+    fn try_from(path: &String) -> Result<Self, Error> {
+        path.parse()
+    }
+}
+
+impl From<&Self> for CheckpointPath {
+    fn from(path: &Self) -> Self {
+        path.clone()
+    }
+}
+
 impl Serialize for CheckpointPath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

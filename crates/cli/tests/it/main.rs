@@ -9,3 +9,5 @@ mod recording;
 mod refusals;
 mod replay;
 mod server;
+mod training;
+mod verbs;

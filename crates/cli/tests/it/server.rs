@@ -82,6 +82,11 @@ impl Server {
         Self { process, url, client, data, _output: output }
     }
 
+    /// Where it listens.
+    pub(crate) fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
     /// Sends this, and nothing else.
     ///
     /// # Errors

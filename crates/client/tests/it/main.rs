@@ -5,10 +5,12 @@
 mod creation;
 mod custom_losses;
 mod data;
+mod downloads;
 mod futures;
 mod kit;
 mod leaks;
 mod polling;
 mod properties;
+mod rest;
 mod retries;
 mod start;

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use jiff::fmt::rfc2822::DateTimePrinter;
@@ -26,6 +26,9 @@ use crate::{
 
 /// The last file of an archive, empty: whoever finds it has all of them.
 const COMPLETE: &str = "checkpoint_complete";
+
+/// What a file's bytes hash to, in hexadecimal digits.
+const CHECKSUM: HeaderName = HeaderName::from_static("x-checksum-blake3");
 
 /// `GET training_runs/{run_id}/checkpoints/external_weights/{name}/external_weights_urls`.
 pub(crate) async fn external_weights_urls(
@@ -95,7 +98,10 @@ pub(crate) async fn file(
     };
     let etag = record.blake3.clone();
     let piece = open(&app, &blob, &name, record).await?;
-    download::send(&app, &headers, vec![piece], &etag).await
+    let mut response = download::send(&app, &headers, vec![piece], &etag).await?;
+    // Of the whole file, for clients that check it where only a part is sent too.
+    response.headers_mut().extend(HeaderValue::from_str(&etag).map(|hash| (CHECKSUM, hash)));
+    Ok(response)
 }
 
 /// `GET archives/{blob}`: all files as a tar.
