@@ -1,6 +1,9 @@
 //! One loss of your own, run both ways: here, between two passes, and on the server, in one.
 //!
-//! Needs a server (`tinsmith serve`), and `TINKER_BASE_URL` and `TINKER_API_KEY` where it is not the default.
+//!     tinsmith serve &
+//!     cargo run --release -p tinsmith --example custom_loss
+//!
+//! `TINKER_BASE_URL` names another server than http://localhost:8000, `TINKER_API_KEY` the key that it asks for.
 
 #![expect(clippy::print_stdout, reason = "it is a program that prints")]
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 mod bench;
 mod compat;
+mod examples;
 mod golden;
 mod python;
 mod requirements;

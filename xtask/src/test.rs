@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    bench, compat, python, requirements,
+    bench, compat, examples, python, requirements,
     run::{output, run as exec, run_with},
     say, tidy,
     tools::{DENY, MACHETE, NEXTEST},
@@ -32,6 +32,7 @@ const STAGES: &[Stage] = &[
     }),
     ("bench smoke", bench::smoke),
     ("quickstart", quickstart),
+    ("examples", examples::run),
     ("e2e", e2e),
     ("compat", compat::check),
 ];
@@ -114,14 +115,16 @@ fn tests(root: &Path) -> Result<()> {
 /// The server, built as it is released.
 pub(crate) fn binary(root: &Path) -> Result<String> {
     exec(root, "cargo", &["build", "--release", "--locked", "--quiet"])?;
+    Ok(format!("{}/release/tinsmith", target_folder(root)?))
+}
+
+/// Where cargo builds.
+pub(crate) fn target_folder(root: &Path) -> Result<String> {
     let metadata = output(root, "cargo", &["metadata", "--format-version", "1", "--no-deps"])
         .context("ask cargo for its target folder")?;
-    let folder = metadata
-        .split("\"target_directory\":\"")
-        .nth(1)
-        .and_then(|rest| rest.split('"').next())
-        .context("find the target folder in cargo's metadata")?;
-    Ok(format!("{folder}/release/tinsmith"))
+    let folder = metadata.split("\"target_directory\":\"").nth(1);
+    let folder = folder.and_then(|rest| rest.split('"').next());
+    folder.map(str::to_owned).context("find the target folder in cargo's metadata")
 }
 
 fn quickstart(root: &Path) -> Result<()> {
@@ -136,6 +139,6 @@ fn e2e(root: &Path) -> Result<()> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "xtask times its own stages")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
