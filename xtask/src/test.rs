@@ -35,6 +35,7 @@ const STAGES: &[Stage] = &[
     ("examples", examples::run),
     ("e2e", e2e),
     ("compat", compat::check),
+    ("proofs", requirements::passed),
 ];
 
 /// What goes to the registry.
@@ -135,7 +136,8 @@ fn e2e(root: &Path) -> Result<()> {
     let binary = binary(root)?;
     let pytest = python::E2E.program(root, "pytest")?;
     let environment = [("TINSMITH", binary.as_str()), ("TINKER_TELEMETRY", "0")];
-    run_with(root, &pytest, &["-q", "--durations=5", "e2e"], &environment)
+    let report = format!("--junitxml={}/{}", target_folder(root)?, requirements::REPORTS[1]);
+    run_with(root, &pytest, &["-q", "--durations=5", &report, "e2e"], &environment)
 }
 
 #[expect(clippy::disallowed_methods, reason = "xtask times its own stages")]

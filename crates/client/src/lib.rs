@@ -35,6 +35,8 @@ mod download;
 mod error;
 mod faces;
 mod future;
+#[cfg(doctest)]
+mod guide;
 mod http;
 mod loss;
 mod metrics;

@@ -7,6 +7,7 @@ mod custom_losses;
 mod data;
 mod downloads;
 mod futures;
+mod guide;
 mod kit;
 mod leaks;
 mod polling;
