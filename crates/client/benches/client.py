@@ -17,7 +17,7 @@ def timed(steps, run):
 def main():
     url, steps, in_flight = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     service = tinker.ServiceClient(base_url=url, api_key="tml-bench")
-    training = service.create_lora_training_client(base_model="test-model", rank=32)
+    training = service.create_lora_training_client(base_model="test-model", rank=32).result()
     params = tinker.AdamParams()
 
     def one(steps):
