@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(8).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(training.tokenizer_id())?;
+    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
 
     let mut pairs = Vec::new();
     for (question, chosen, rejected) in QUESTIONS {

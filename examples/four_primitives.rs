@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(8).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(training.tokenizer_id())?;
+    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
 
     // What is asked, and what shall be answered. The datum has the shift done, and weighs the answer alone.
     let question = Conversation::new().user("What is the capital of France?");

@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(16).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(training.tokenizer_id())?;
+    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
     let prompts: Result<Vec<_>, _> = PROMPTS.iter().map(|p| tokenizer.encode(p, false)).collect();
     let prompts = prompts?;
 

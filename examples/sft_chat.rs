@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(16).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(training.tokenizer_id())?;
+    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
 
     let (learnt, held_out) = Dataset::open(FILE)?.split(0.125, 1)?;
     // Only what the assistant says is learnt; a chat longer than the context would be refused with its line.

@@ -30,7 +30,7 @@ pub(super) fn fetch(id: &str) -> Result<PathBuf> {
         ));
     }
     let cache = Cache::from_env();
-    cached(id, &cache).map_or_else(|| download(id, &cache), Ok)
+    cached(id, &cache).map_or_else(|| download(id), Ok)
 }
 
 /// Its directory in the cache, if it is there.
@@ -39,7 +39,7 @@ fn cached(id: &str, cache: &Cache) -> Option<PathBuf> {
     path.parent().map(Path::to_owned)
 }
 
-fn download(id: &str, cache: &Cache) -> Result<PathBuf> {
+fn download(id: &str) -> Result<PathBuf> {
     let failed = |error: ApiError| explain(id, &error);
     let api = ApiBuilder::from_env().with_progress(false).build().map_err(failed)?;
     let info = api.model(id.to_owned()).info().map_err(failed)?;
