@@ -238,6 +238,25 @@ async fn a_workflow_of_four_phases() {
 }
 
 #[tokio::test]
+async fn a_clone_of_a_sampler_numbers_its_samples_apart() {
+    let server = MockServer::start().unwrap();
+    server.set_client_config(json!({ "sample_join_sampling_session": true }));
+    let service = ServiceClient::connect(server.config()).await.unwrap();
+    let sampler = service.create_sampling_client("m").await.unwrap();
+    let handle = sampler.get_sampler_handle();
+    let sample = |sampler: &SamplingClient| sampler.sample(&[1], 1, SamplingParams::default());
+    sample(&sampler).await.unwrap();
+    for clone in [1, 2] {
+        let cloned = SamplingClient::from_sampler_handle(&handle, server.config()).unwrap();
+        sample(&cloned).await.unwrap();
+        let number = server.asked("asample", "seq_id").pop().unwrap();
+        assert_eq!(number, clone * 1_000_000_000_i64);
+    }
+    assert_eq!(server.seen("join_sampling_session").len(), 2);
+    assert_eq!(server.seen("create_sampling_session").len(), 1);
+}
+
+#[tokio::test]
 async fn one_service_serves_many_tasks() {
     fn is_shareable<T: Send + Sync + Clone + 'static>() {}
     is_shareable::<ServiceClient>();

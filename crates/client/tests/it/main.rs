@@ -12,6 +12,8 @@ mod kit;
 mod leaks;
 mod polling;
 mod properties;
+mod recordings;
 mod rest;
 mod retries;
 mod start;
+mod surface;
