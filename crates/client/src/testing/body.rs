@@ -12,6 +12,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+/// For the transport to send what it has.
+const FLUSH: Duration = Duration::from_millis(20);
+
 /// How a body is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
@@ -29,18 +32,19 @@ pub(super) struct AnswerBody {
     missing: usize,
     pace: Option<Pace>,
     pausing: Option<Pin<Box<Sleep>>>,
+    is_flushed: bool,
 }
 
 impl AnswerBody {
     pub(super) fn new(bytes: Bytes, pace: Option<Pace>) -> Self {
-        Self { rest: bytes, missing: 0, pace, pausing: None }
+        Self { rest: bytes, missing: 0, pace, pausing: None, is_flushed: false }
     }
 
     /// The first half of it, and then nothing.
     pub(super) fn cut_off(bytes: &Bytes) -> Self {
         let half = bytes.len() / 2;
         let missing = bytes.len() - half;
-        Self { rest: bytes.slice(..half), missing, pace: None, pausing: None }
+        Self { rest: bytes.slice(..half), missing, pace: None, pausing: None, is_flushed: false }
     }
 }
 
@@ -55,6 +59,12 @@ impl Body for AnswerBody {
         if let Some(pausing) = &mut self.pausing {
             ready!(pausing.as_mut().poll(context));
             self.pausing = None;
+        }
+        if self.rest.is_empty() && self.missing > 0 && !self.is_flushed {
+            // What was sent shall be on its way before the connection breaks off.
+            self.is_flushed = true;
+            self.pausing = Some(Box::pin(sleep(FLUSH)));
+            return self.poll_frame(context);
         }
         if self.rest.is_empty() {
             let broken = || io::Error::new(io::ErrorKind::ConnectionReset, "cut off on purpose");

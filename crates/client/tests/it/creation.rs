@@ -247,7 +247,7 @@ async fn a_clone_of_a_sampler_numbers_its_samples_apart() {
     let sample = |sampler: &SamplingClient| sampler.sample(&[1], 1, SamplingParams::default());
     sample(&sampler).await.unwrap();
     for clone in [1, 2] {
-        let cloned = SamplingClient::from_sampler_handle(&handle, server.config()).unwrap();
+        let cloned = SamplingClient::from_sampler_handle(&handle, &server.config()).unwrap();
         sample(&cloned).await.unwrap();
         let number = server.asked("asample", "seq_id").pop().unwrap();
         assert_eq!(number, clone * 1_000_000_000_i64);

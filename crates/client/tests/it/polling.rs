@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tinsmith::{
     AdamParams, Category, Error, ErrorKind, PollOptions, QueueState, QueueStateChange, RequestRef,
-    ServiceClient, TrainingClient,
+    SampleOptions, SampleRetry, SamplingOptions, SamplingParams, ServiceClient, TrainingClient,
     testing::{Answer, MockServer, TestClock},
 };
 
@@ -255,4 +255,24 @@ async fn a_size_that_is_announced_is_fetched() {
         .map(|poll| poll.body["allow_metadata_only"].clone())
         .collect();
     assert_eq!(allowed, [true, false]);
+}
+
+#[tokio::test]
+async fn a_sample_has_an_observer_and_limits_of_its_own() {
+    let (server, service, _clock) = start_clocked().await;
+    let retry = SampleRetry { enabled: false, ..SampleRetry::default() };
+    let source = SamplingOptions::new().base_model("m").retry(retry);
+    let sampler = service.create_sampling_client(source).await.unwrap();
+    let changes = Changes::default();
+    server.when("asample").result().answer(Answer::pending(QueueState::PausedCapacity));
+    let options = SampleOptions::new(1, SamplingParams::default()).observer(observer(&changes));
+    sampler.sample_with(&[1], options.clone()).await.unwrap();
+    assert_eq!(states(&changes), ["paused_capacity"]);
+    server.when("asample").result().always().answer(Answer::pending(QueueState::Active));
+    let limited = options.poll_timeout(seconds(60));
+    let error = sampler.sample_with(&[1], limited).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ApiTimeout);
+    let sample = sampler.sample(&[1], 1, SamplingParams::default());
+    let error = sample.timeout(Duration::from_millis(30)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ApiTimeout);
 }
