@@ -19,7 +19,7 @@ use std::{
 
 use tinsmith::{
     Config, Conversation, QueueState, QueueStateChange, QueueStateObserver, SampleOptions,
-    SamplingParams, ServiceClient, await_many, load_tokenizer,
+    SamplingParams, ServiceClient, await_many,
 };
 
 /// For all polls of one sample together.
@@ -46,7 +46,7 @@ async fn run_concurrent_samples(service: &ServiceClient) -> Result<(), Box<dyn E
     let sampler = service.create_sampling_client("base").await?;
     // A fresh run, which is never trained, says where the model's tokenizer is.
     let run = service.create_lora_training_client("base").await?;
-    let tokenizer = load_tokenizer(run.tokenizer_id())?;
+    let tokenizer = run.get_tokenizer().await?;
 
     let mut started = Vec::new();
     for prompt in PROMPTS {

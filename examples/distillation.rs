@@ -11,7 +11,7 @@ use std::error::Error;
 
 use tinsmith::{
     AdamParams, Config, Conversation, Datum, LoraOptions, ModelInput, SampleOptions,
-    SamplingClient, SamplingParams, ServiceClient, TrainOn, TrainingClient, load_tokenizer,
+    SamplingClient, SamplingParams, ServiceClient, TrainOn, TrainingClient,
 };
 
 const LESSONS: [(&str, &str); 4] = [
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Calls start when they are made: both runs are made at the same time.
     let (teacher, student) = (run(1), run(2));
     let (teacher, student) = (teacher.await?, student.await?);
-    let tokenizer = load_tokenizer(teacher.tokenizer_id())?;
+    let tokenizer = teacher.get_tokenizer().await?;
 
     let mut chats = Vec::new();
     for (question, answer) in LESSONS {

@@ -13,7 +13,6 @@ use std::error::Error;
 use tinsmith::{
     AdamParams, Config, Conversation, Datum, LoraOptions, PreferencePair, Result, ServiceClient,
     custom::{LossValue, Var},
-    load_tokenizer,
 };
 
 /// How far the model may go from the reference.
@@ -49,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(8).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
+    let tokenizer = training.get_tokenizer().await?;
 
     let mut pairs = Vec::new();
     for (question, chosen, rejected) in QUESTIONS {

@@ -11,7 +11,6 @@ use std::error::Error;
 
 use tinsmith::{
     AdamParams, Config, Conversation, LoraOptions, SamplingParams, ServiceClient, TrainOn,
-    load_tokenizer,
 };
 
 #[tokio::main]
@@ -19,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(8).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
+    let tokenizer = training.get_tokenizer().await?;
 
     // What is asked, and what shall be answered. The datum has the shift done, and weighs the answer alone.
     let question = Conversation::new().user("What is the capital of France?");

@@ -11,7 +11,7 @@ use std::error::Error;
 
 use tinsmith::{
     AdamParams, Config, Datum, LoraOptions, Loss, SampleResponse, SamplingParams, ServiceClient,
-    Tokenizer, load_tokenizer, try_await_many,
+    Tokenizer, try_await_many,
 };
 
 const PROMPTS: [&str; 4] = ["The", "My friend", "In the morning", "Every day"];
@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(16).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
+    let tokenizer = training.get_tokenizer().await?;
     let prompts: Result<Vec<_>, _> = PROMPTS.iter().map(|p| tokenizer.encode(p, false)).collect();
     let prompts = prompts?;
 

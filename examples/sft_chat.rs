@@ -14,7 +14,6 @@ use tinsmith::{
     AdamParams, Config, Conversation, Dataset, LoraOptions, SamplingParams, Schedule,
     ServiceClient, Shape, TrainOn,
     dataset::{Batching, DatumOptions},
-    load_tokenizer,
 };
 
 const FILE: &str = "examples/data/pirate.jsonl";
@@ -26,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = ServiceClient::connect(Config::from_env()?).await?;
     let options = LoraOptions::new("base").rank(16).seed(1);
     let training = service.create_lora_training_client(options).await?;
-    let tokenizer = load_tokenizer(&training.tokenizer_id())?;
+    let tokenizer = training.get_tokenizer().await?;
 
     let (learnt, held_out) = Dataset::open(FILE)?.split(0.125, 1)?;
     // Only what the assistant says is learnt; a chat longer than the context would be refused with its line.

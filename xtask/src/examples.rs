@@ -134,7 +134,7 @@ impl Server {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Some(place) = line.find("http://") {
                     let url = line[place..].split_whitespace().next().unwrap_or_default();
-                    found.send(url.to_owned()).unwrap_or(());
+                    drop(found.send(url.to_owned()));
                 }
             }
         });
@@ -148,9 +148,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Nothing can be done about a server that does not go.
-        self.process.kill().unwrap_or(());
-        self.process.wait().map_or((), |_| ());
-        fs::remove_dir_all(&self.data).unwrap_or(());
+        drop(self.process.kill());
+        drop(self.process.wait());
+        drop(fs::remove_dir_all(&self.data));
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 mod bench;
+mod book;
 mod compat;
 mod examples;
 mod golden;

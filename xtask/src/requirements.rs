@@ -98,7 +98,8 @@ fn check(root: &Path, proof: &Proof) -> Result<()> {
             "find {page} in {COMPILED}: its snippets are not compiled"
         );
     }
-    if let Some(example) = file.strip_prefix("examples/").and_then(|file| file.strip_suffix(".rs")) {
+    if let Some(example) = file.strip_prefix("examples/").and_then(|file| file.strip_suffix(".rs"))
+    {
         let known = examples::names(root)?;
         ensure!(known.iter().any(|known| known == example), "find {file} among the examples");
         let output = format!("examples/{example}.txt");
@@ -119,7 +120,8 @@ fn test_name<'a>(root: &Path, proof: &'a Proof) -> Result<Option<&'a str>> {
     let text = fs::read_to_string(root.join(&proof.file)).context("read a proof")?;
     let is_test = match Path::new(&proof.file).extension().and_then(|end| end.to_str()) {
         Some("rs") => text.split(&format!("fn {name}(")).next().is_some_and(|before| {
-            before.len() < text.len() && before.lines().rev().take(4).any(|line| line.contains("test]"))
+            before.len() < text.len()
+                && before.lines().rev().take(4).any(|line| line.contains("test]"))
         }),
         Some("py") => name.starts_with("test_"),
         _ => false,
@@ -166,7 +168,8 @@ mod tests {
 
     #[test]
     fn rows_are_read() {
-        let text = "| S-001 | a | open |\n| S-002 | b | `x.rs::y`, `z.md` |\n| S-003 | c | n/a: no |\n";
+        let text =
+            "| S-001 | a | open |\n| S-002 | b | `x.rs::y`, `z.md` |\n| S-003 | c | n/a: no |\n";
         let rows = rows(text).unwrap();
         assert!(rows["S-001"].is_empty() && rows["S-003"].is_empty());
         assert_eq!(rows["S-002"][0].name.as_deref(), Some("y"));

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    bench, compat, examples, python, requirements,
+    bench, book, compat, examples, python, requirements,
     run::{output, run as exec, run_with},
     say, tidy,
     tools::{DENY, MACHETE, NEXTEST},
@@ -30,6 +30,7 @@ const STAGES: &[Stage] = &[
     ("doctests", |root| {
         exec(root, "cargo", &["test", "--workspace", "--doc", "--locked", "--quiet"])
     }),
+    ("book", book::build),
     ("bench smoke", bench::smoke),
     ("quickstart", quickstart),
     ("examples", examples::run),
