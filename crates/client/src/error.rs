@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 #[non_exhaustive]
 pub enum Error {
     /// The call's arguments make no sense; nothing was sent.
-    #[error("send the request: {message}")]
+    #[error("check the arguments: {message}")]
     Validation {
         /// What is wrong with them.
         message: String,

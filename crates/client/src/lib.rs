@@ -19,6 +19,12 @@
 //! println!("{:?}", sample.sequences[0].tokens);
 //! # Ok(()) }
 //! ```
+//!
+//! Data: [`Datum`] with a constructor for each way to train, [`Conversation`] through the model's chat template,
+//! [`dataset`] for JSONL files, [`Loss`] with its settings, [`Schedule`] for learning rates.
+//!
+//! Features, none of them on: `testing` is a mock server and a test clock, `hub` fetches tokenizers from
+//! the Hugging Face hub.
 
 #![deny(missing_docs)]
 

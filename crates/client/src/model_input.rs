@@ -402,7 +402,7 @@ mod tests {
         let mixed = input.append(image(Some(7)));
         assert_eq!(mixed.length().unwrap(), 10);
         let message = mixed.to_ints().unwrap_err().to_string();
-        assert_eq!(message, "send the request: chunk 2 of a model input is not text");
+        assert_eq!(message, "check the arguments: chunk 2 of a model input is not text");
     }
 
     #[test]
@@ -472,6 +472,6 @@ mod tests {
     #[test]
     fn ids_beyond_the_wire_stay_here() {
         let error = ModelInput::from([u32::MAX]).into_proto().unwrap_err().to_string();
-        assert_eq!(error, "send the request: the token id 4294967295 is too large");
+        assert_eq!(error, "check the arguments: the token id 4294967295 is too large");
     }
 }

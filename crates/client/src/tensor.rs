@@ -434,7 +434,7 @@ mod tests {
     use super::*;
 
     fn refused(tensor: Result<TensorData>) -> String {
-        tensor.unwrap_err().to_string().trim_start_matches("send the request: ").to_owned()
+        tensor.unwrap_err().to_string().trim_start_matches("check the arguments: ").to_owned()
     }
 
     #[test]

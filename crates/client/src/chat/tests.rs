@@ -96,7 +96,7 @@ fn messages_can_be_chosen_one_by_one() {
     );
     assert_eq!(learnt(&tokenizer, &chosen, TrainOn::Customized), ["b<|im_end|>", "c<|im_end|>"]);
     let none = conversation().datum(&tokenizer, TrainOn::Customized).unwrap_err().to_string();
-    assert_eq!(none, "send the request: a conversation has nothing to learn of its customized");
+    assert_eq!(none, "check the arguments: a conversation has nothing to learn of its customized");
     let nobody = Conversation::from_values(serde_json::from_str(r#"[{"content": "a"}]"#).unwrap());
     assert!(nobody.unwrap_err().to_string().contains("message 0 has no `role`"));
 }

@@ -209,7 +209,7 @@ impl CustomLoss for Expression {
 /// Without the words that every error of its kind begins with.
 fn message_of(error: &Error) -> String {
     let text = error.to_string();
-    text.strip_prefix("send the request: ").map_or_else(|| text.clone(), ToOwned::to_owned)
+    text.strip_prefix("check the arguments: ").map_or_else(|| text.clone(), ToOwned::to_owned)
 }
 
 fn check_inputs(inputs: &[CustomInput]) -> Result<()> {

@@ -75,7 +75,7 @@ fn preferences_become_pairs() {
 fn faulty_lines_are_named() {
     let check = |lines: &str, expected: &str| {
         let message = read(lines).unwrap_err().to_string();
-        assert_eq!(message, format!("send the request: rows.jsonl {expected}"));
+        assert_eq!(message, format!("check the arguments: rows.jsonl {expected}"));
     };
     let good = r#"{"text": "a"}"#;
     check(&format!("{good}\n\n{{\"text\": }}"), "line 3: column 10: expected value");

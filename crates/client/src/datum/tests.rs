@@ -7,7 +7,7 @@ use super::*;
 use crate::{ClippedInputs, ModelInputChunk, PolicyInputs};
 
 fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
-    result.unwrap_err().to_string().trim_start_matches("send the request: ").to_owned()
+    result.unwrap_err().to_string().trim_start_matches("check the arguments: ").to_owned()
 }
 
 fn f32s<'a>(datum: &'a Datum, name: &str) -> &'a [f32] {
@@ -33,7 +33,7 @@ fn completion_is_shifted_and_weighed() {
 #[test]
 fn wrong_lengths_stay_here() {
     let message = Datum::next_token(&[1, 2], &[2], &[1.0, 1.0]).unwrap_err().to_string();
-    assert_eq!(message, "send the request: target_tokens has 1 values for 2 tokens");
+    assert_eq!(message, "check the arguments: target_tokens has 1 values for 2 tokens");
     assert!(Datum::completion(&[], &[1]).is_err());
     assert!(Datum::text(&[1]).is_err());
     assert_eq!(

@@ -7,7 +7,7 @@ use super::{
 use crate::{Datum, Result, TensorData};
 
 fn refused(result: Result<()>) -> String {
-    result.unwrap_err().to_string().trim_start_matches("send the request: ").to_owned()
+    result.unwrap_err().to_string().trim_start_matches("check the arguments: ").to_owned()
 }
 
 fn policy() -> Datum {
@@ -258,7 +258,7 @@ fn typed_inputs_make_what_the_loss_reads() {
     }
     let long = PolicyInputs { advantages: vec![1.0; 3], ..policy };
     let message = datum.with_inputs(long).unwrap_err().to_string();
-    assert_eq!(message, "send the request: advantages has the shape [3] for 2 tokens");
+    assert_eq!(message, "check the arguments: advantages has the shape [3] for 2 tokens");
 }
 
 proptest! {
