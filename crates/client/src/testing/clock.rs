@@ -17,10 +17,11 @@ const LONG: Duration = Duration::from_secs(3600);
 /// Real time without anything new, after which the clock moves on by itself.
 const QUIET: Duration = Duration::from_millis(15);
 
-/// A clock that moves on to the end of the next sleep as soon as nothing else happens, or only when told to
-/// ([`manual`](Self::manual)); it keeps how long it was asked to sleep. Clones are the same clock.
+/// A clock that nobody waits for. Clones are the same clock.
 ///
-/// Sleeps of an hour and more it leaves to [`advance`](Self::advance): they belong to the background.
+/// It moves on to the end of the next sleep as soon as nothing else happens, or only when told to
+/// ([`manual`](Self::manual)), and keeps how long it was asked to sleep. Sleeps of an hour and more it leaves to
+/// [`advance`](Self::advance): they belong to the background.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};

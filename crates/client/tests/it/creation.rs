@@ -227,7 +227,7 @@ async fn a_workflow_of_four_phases() {
 
     let forward_backward = training.forward_backward(vec![datum()], "cross_entropy");
     let step = training.optim_step(AdamParams::default());
-    let sample = sampler.sample(&[1, 2], 1, SamplingParams::default());
+    let sample = sampler.sample([1, 2], 1, SamplingParams::default());
     let (step, sample, loss) = (step.await.unwrap(), sample.await, forward_backward.await);
     assert!(step.metrics.is_some() && sample.is_ok() && loss.unwrap().loss().is_some());
     assert_eq!(server.asked("forward_backward", "seq_id"), [1]);
@@ -244,7 +244,7 @@ async fn a_clone_of_a_sampler_numbers_its_samples_apart() {
     let service = ServiceClient::connect(server.config()).await.unwrap();
     let sampler = service.create_sampling_client("m").await.unwrap();
     let handle = sampler.get_sampler_handle();
-    let sample = |sampler: &SamplingClient| sampler.sample(&[1], 1, SamplingParams::default());
+    let sample = |sampler: &SamplingClient| sampler.sample([1], 1, SamplingParams::default());
     sample(&sampler).await.unwrap();
     for clone in [1, 2] {
         let cloned = SamplingClient::from_sampler_handle(&handle, &server.config()).unwrap();
@@ -285,10 +285,11 @@ fn no_runtime_is_needed() {
     let service = ServiceClient::connect_blocking(server.config()).unwrap();
     let ranks = [8, 16].map(|rank| {
         let service = service.clone();
-        std::thread::spawn(move || {
+        let make = move || {
             let options = LoraOptions::new("test-model").rank(rank);
             service.create_lora_training_client(options).wait().unwrap().info().lora_rank
-        })
+        };
+        std::thread::Builder::new().name(format!("rank {rank}")).spawn(make).unwrap()
     });
     assert_eq!(ranks.map(|thread| thread.join().unwrap()), [Some(8), Some(16)]);
     service.close().wait().unwrap();

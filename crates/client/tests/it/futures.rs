@@ -97,7 +97,7 @@ async fn the_server_is_told_of_cancelled_samples() {
     server.when("asample").result().always().answer(Answer::hanging());
     let service = ServiceClient::connect(server.config()).await.unwrap();
     let sampler = service.create_sampling_client("m").await.unwrap();
-    let sample = sampler.sample(&[1], 1, SamplingParams::default());
+    let sample = sampler.sample([1], 1, SamplingParams::default());
     assert!(server.wait_for("retrieve_future", 1, LONG));
     sample.cancel();
     assert!(server.wait_for("cancel_future", 1, LONG));

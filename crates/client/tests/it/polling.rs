@@ -266,13 +266,13 @@ async fn a_sample_has_an_observer_and_limits_of_its_own() {
     let changes = Changes::default();
     server.when("asample").result().answer(Answer::pending(QueueState::PausedCapacity));
     let options = SampleOptions::new(1, SamplingParams::default()).observer(observer(&changes));
-    sampler.sample_with(&[1], options.clone()).await.unwrap();
+    sampler.sample_with([1], options.clone()).await.unwrap();
     assert_eq!(states(&changes), ["paused_capacity"]);
     server.when("asample").result().always().answer(Answer::pending(QueueState::Active));
     let limited = options.poll_timeout(seconds(60));
-    let error = sampler.sample_with(&[1], limited).await.unwrap_err();
+    let error = sampler.sample_with([1], limited).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ApiTimeout);
-    let sample = sampler.sample(&[1], 1, SamplingParams::default());
+    let sample = sampler.sample([1], 1, SamplingParams::default());
     let error = sample.timeout(Duration::from_millis(30)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ApiTimeout);
 }

@@ -81,7 +81,7 @@ async fn a_forgotten_sample_is_submitted_anew() {
     let (server, service, _clock) = start_clocked().await;
     let sampler = service.create_sampling_client("m").await.unwrap();
     server.when("asample").result().answer(Answer::status(410, "gone"));
-    let response = sampler.sample(&[1, 2], 1, SamplingParams::default()).await.unwrap();
+    let response = sampler.sample([1, 2], 1, SamplingParams::default()).await.unwrap();
     assert_eq!(response.sequences[0].tokens[..2], [10, 11]);
     assert_eq!(server.asked("asample", "seq_id"), [0, 1]);
 }
@@ -100,7 +100,7 @@ async fn a_full_sampler_is_asked_again_with_the_same_number() {
     let (server, service, clock) = start_clocked().await;
     let sampler = service.create_sampling_client("m").await.unwrap();
     server.when("asample").times(3).answer(Answer::status(429, "full"));
-    sampler.sample(&[1, 2], 1, SamplingParams::default()).await.unwrap();
+    sampler.sample([1, 2], 1, SamplingParams::default()).await.unwrap();
     assert_eq!(server.asked("asample", "seq_id"), [0, 0, 0, 0]);
     assert_eq!(pauses(&clock), [1, 1, 1]);
 }

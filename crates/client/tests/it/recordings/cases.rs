@@ -116,7 +116,7 @@ fn run(
         };
         calls.push(call);
     }
-    Some(calls.into_iter().map(ApiFuture::wait).collect())
+    Some(calls.into_iter().try_for_each(ApiFuture::wait))
 }
 
 /// Whether it is sent for the second time; a sample that the server forgot is sent anew under another number.
@@ -248,7 +248,7 @@ fn call(stage: &Stage, service: &ServiceClient, endpoint: &str, body: &Value) ->
             stage.training().save_weights_and_get_sampling_client_with(options).map(drop)
         }
         "create_sampling_session" => {
-            let source = text("base_model").or(text("model_path")).unwrap();
+            let source = text("base_model").or_else(|| text("model_path")).unwrap();
             service.create_sampling_client(source).map(drop)
         }
         "copy_weights" if text("destination_project_id") == Some("proj-1") => {

@@ -51,14 +51,14 @@ impl Stage {
         let first = |field: &str| requests().find_map(|one| one.says()[field].as_str());
         let ids = ["session_id", "model_id", "sampling_session_id"];
         let session = ids.iter().find_map(|field| first(field)).map_or(1, number_of_session);
-        let service = (0..session).map(|_| this.connect()).last().unwrap();
+        let service = last(session - 1, || this.connect());
         if let Some(runs) = least("model_seq_id") {
             (0..runs).for_each(|_| drop(create(&service)));
         }
         if let Some(model) = first("model_id")
             && requests().all(|one| one.says()["model_seq_id"].is_null())
         {
-            let training = (0..=last_number(model)).map(|_| create(&service)).last().unwrap();
+            let training = last(last_number(model), || create(&service));
             for _ in 1..least("seq_id").unwrap_or(1) {
                 training.optim_step(AdamParams::default()).wait().unwrap();
             }
@@ -68,7 +68,7 @@ impl Stage {
             (0..samplers).for_each(|_| drop(sampler(&service)));
         }
         if let Some(id) = first("sampling_session_id") {
-            let sampler = (0..=last_number(id)).map(|_| sampler(&service)).last().unwrap();
+            let sampler = last(last_number(id), || sampler(&service));
             for _ in 0..least("seq_id").unwrap_or(0).min(1000) {
                 let prompt = ModelInput::from_ints([1_u32]);
                 sampler.sample(prompt, 1, SamplingParams::default()).wait().unwrap();
@@ -108,7 +108,7 @@ impl Stage {
 fn key(recording: &Recording) -> String {
     let keys =
         recording.exchanges.iter().filter_map(|exchange| exchange.request.headers.get("x-api-key"));
-    keys.filter(|key| *key != "<jwt>").next().map_or("tml-test-key", String::as_str).to_owned()
+    keys.filter(|key| *key != "<jwt>").min().map_or("tml-test-key", String::as_str).to_owned()
 }
 
 /// The settings that the server gave to the recording's client.
@@ -124,6 +124,12 @@ fn set_up(server: &MockServer, operation: &str) {
         _ => json!({}),
     };
     server.set_client_config(config);
+}
+
+/// One after `before` others.
+fn last<T>(before: i64, make: impl Fn() -> T) -> T {
+    (0..before).for_each(|_| drop(make()));
+    make()
 }
 
 fn create(service: &ServiceClient) -> TrainingClient {
