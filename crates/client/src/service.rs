@@ -312,6 +312,12 @@ impl ServiceClient {
     /// A new run with the weights of a checkpoint, its base model and its adapter's shape; the optimizer
     /// starts afresh.
     ///
+    /// ```compile_fail
+    /// # fn run(service: tinsmith::ServiceClient) {
+    /// service.create_training_client_from_state(123);
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// There is no such checkpoint.

@@ -194,6 +194,21 @@ const OFFICIAL: &[(&str, &str)] = &[
 ];
 
 #[test]
+fn the_documentation_of_the_service_lists_its_asynchronous_names() {
+    let text = include_str!("../../src/service.rs");
+    let documentation: String =
+        text.lines().take_while(|line| !line.starts_with("pub struct ServiceClient")).collect();
+    for (client, name) in METHODS {
+        let is_made = *client == "ServiceClient"
+            && name.starts_with("create_")
+            && name.ends_with("client_async");
+        if is_made || *name == "get_server_capabilities_async" {
+            assert!(documentation.contains(name), "{name}");
+        }
+    }
+}
+
+#[test]
 fn all_official_members_are_here() {
     let official = OFFICIAL
         .iter()
