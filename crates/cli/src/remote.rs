@@ -1,23 +1,37 @@
 //! The server that a command talks to, and what to do where that fails.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use tinsmith::{AccessScope, AdminClient, ApiFuture, Config, Error, RestClient};
+use tinsmith::{
+    AccessScope, AdminClient, ApiFuture, Config, ConfigBuilder, Error, RestClient, RetryPolicy,
+    ServiceClient,
+};
+
+/// For all attempts at a question.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Remote {
-    /// The server; without it `$TINKER_BASE_URL`, else http://localhost:8000. The key is `$TINKER_API_KEY`.
+    /// The server; without it `$TINKER_BASE_URL`, else `http://localhost:8000`. The key is `$TINKER_API_KEY`.
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
 }
 
 impl Remote {
-    pub(crate) fn config(&self) -> Result<Config> {
-        let mut builder = tinsmith::ConfigBuilder::from_env().context("configure the client")?;
-        if let Some(url) = &self.base_url {
-            builder = builder.base_url(url);
-        }
-        builder.build().context("configure the client")
+    fn builder(&self) -> Result<ConfigBuilder> {
+        let builder = ConfigBuilder::from_env().context("configure the client")?;
+        Ok(match &self.base_url {
+            Some(url) => builder.base_url(url),
+            None => builder,
+        })
+    }
+
+    /// For a question: who asks it does not want to wait for a server that is not there.
+    fn config(&self) -> Result<Config> {
+        let retry = RetryPolicy { max_retries: 2, timeout: ANSWER_MAX, ..RetryPolicy::default() };
+        self.builder()?.retry(retry).build().context("configure the client")
     }
 
     pub(crate) fn rest(&self) -> Result<RestClient> {
@@ -26,6 +40,21 @@ impl Remote {
 
     pub(crate) fn admin(&self) -> Result<AdminClient> {
         AdminClient::new(self.config()?).context("configure the client")
+    }
+
+    /// For work that goes on when the server is away for minutes; that it is there now was made sure.
+    fn patient(&self) -> Result<Config> {
+        self.wait("reach the server", self.rest()?.get_server_capabilities())?;
+        self.builder()?.build().context("configure the client")
+    }
+
+    pub(crate) fn patient_rest(&self) -> Result<RestClient> {
+        RestClient::new(self.patient()?).context("configure the client")
+    }
+
+    /// A session, to train or to sample in.
+    pub(crate) fn session(&self) -> Result<ServiceClient> {
+        self.explained("open a session", ServiceClient::connect_blocking(self.patient()?))
     }
 
     /// Waits for an answer. `what` fits "failed to …".
@@ -39,17 +68,15 @@ impl Remote {
     }
 
     fn explain(&self, error: &Error) -> anyhow::Error {
-        let advice = match error {
-            Error::Connection { .. } => format!(
+        let advice = match (error, error.status()) {
+            (Error::Connection { .. }, _) => format!(
                 "is a server running at {}? `tinsmith serve` starts one; another is named by --base-url or \
                  TINKER_BASE_URL",
                 self.url()
             ),
-            Error::Api { status: 401, .. } => {
-                "set TINKER_API_KEY to a key that the server knows".to_owned()
-            }
-            Error::Api { status: 403, .. } => "the key may not do this: use another".to_owned(),
-            _ => return anyhow!("{error}"),
+            (_, Some(401)) => "set TINKER_API_KEY to a key that the server knows".to_owned(),
+            (_, Some(403)) => "the key may not do this: use another".to_owned(),
+            (_, _) => return anyhow!("{error}"),
         };
         anyhow!("{error}: {advice}")
     }

@@ -121,6 +121,16 @@ pub(crate) fn yes(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()
 }
 
+/// What stands in a cell of which nothing is known.
+pub(crate) fn or_dash(cell: Option<impl ToString>) -> String {
+    cell.map_or_else(|| "-".to_owned(), |cell| cell.to_string())
+}
+
+/// When something goes away.
+pub(crate) fn expiry(time_of: Option<&str>) -> String {
+    time_of.map_or_else(|| "never".to_owned(), time)
+}
+
 /// `3 runs`, `1 run`.
 pub(crate) fn count(count: usize, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }

@@ -26,12 +26,14 @@ const FILES_MAX: usize = 10_000;
 /// Times that links are asked for anew, as they expire.
 const LINKS_MAX: u32 = 20;
 
+type Listener = Arc<dyn Fn(&DownloadProgress) + Send + Sync>;
+
 /// How a checkpoint is downloaded.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct DownloadOptions {
     force: bool,
-    progress: Option<Arc<dyn Fn(&DownloadProgress) + Send + Sync>>,
+    progress: Option<Listener>,
 }
 
 impl DownloadOptions {

@@ -1,5 +1,7 @@
 //! One HTTP request, sent again where that is safe.
 
+mod call;
+mod clients;
 pub(crate) mod limits;
 pub(crate) mod retry;
 pub(crate) mod tls;
@@ -11,10 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode,
-    header::{HeaderMap, HeaderName, HeaderValue},
-};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header::HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tinsmith_types::{
@@ -29,9 +28,10 @@ use crate::{
     ApiFuture, Clock, Config, Error, Result, config::Secret, metrics::Metrics,
     queue_state::Observers, runtime::Runtime,
 };
+use call::encode;
+pub(crate) use call::{Body, Call};
 use limits::{ByteBudget, CircuitBreaker};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one of `client/config`, `client/dynamic_config`, `session_heartbeat`.
 pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,7 +44,6 @@ pub(crate) const BILLING_PAUSE: Duration = Duration::from_secs(5);
 const BILLING_PAUSE_MAX_SECONDS: u64 = 3600;
 pub(crate) const PROTOBUF: &str = "application/x-protobuf";
 pub(crate) const JSON: &str = "application/json";
-const USER_AGENT: &str = concat!("tinsmith-rust/", env!("CARGO_PKG_VERSION"));
 
 /// Requests of one kind have connections of their own, so that thousands of polls hold up nothing else.
 #[derive(Clone, Copy, Debug)]
@@ -92,31 +91,6 @@ pub(crate) struct Server {
     pub(crate) answer_bytes: ByteBudget,
 }
 
-/// One request.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    pub(crate) method: Method,
-    /// Behind `/api/v1/`.
-    pub(crate) path: String,
-    pub(crate) query: Vec<(String, String)>,
-    pub(crate) body: Body,
-    pub(crate) pool: Pool,
-    pub(crate) accept: &'static str,
-    pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) timeout: Option<Duration>,
-    /// Repeat within an attempt.
-    pub(crate) inner_retries: bool,
-    /// Repeat whole attempts.
-    pub(crate) outer_retries: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Body {
-    None,
-    Json(Bytes),
-    Protobuf { bytes: Bytes, is_zstd: bool },
-}
-
 /// A good answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -134,67 +108,9 @@ struct Failure {
     is_token_refused: bool,
 }
 
-impl Call {
-    fn new(method: Method, path: &str, body: Body) -> Self {
-        Self {
-            method,
-            path: path.to_owned(),
-            query: Vec::new(),
-            body,
-            pool: Pool::Rest,
-            accept: JSON,
-            headers: Vec::new(),
-            timeout: None,
-            inner_retries: true,
-            outer_retries: true,
-        }
-    }
-
-    /// `GET`.
-    pub(crate) fn get(path: &str) -> Self {
-        Self::new(Method::GET, path, Body::None)
-    }
-
-    /// `POST` of nothing.
-    pub(crate) fn post_empty(path: &str) -> Self {
-        Self::new(Method::POST, path, Body::None)
-    }
-
-    /// `POST` of JSON.
-    pub(crate) fn post(path: &str, body: &impl Serialize) -> Result<Self> {
-        Ok(Self::new(Method::POST, path, Body::Json(encode(body)?)))
-    }
-
-    /// `POST` of protobuf.
-    pub(crate) fn post_protobuf(path: &str, bytes: Bytes, is_zstd: bool) -> Self {
-        Self::new(Method::POST, path, Body::Protobuf { bytes, is_zstd })
-    }
-
-    pub(crate) fn pool(self, pool: Pool) -> Self {
-        Self { pool, ..self }
-    }
-
-    pub(crate) fn retries(self, inner_retries: bool, outer_retries: bool) -> Self {
-        Self { inner_retries, outer_retries, ..self }
-    }
-
-    pub(crate) fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout: Some(timeout), ..self }
-    }
-
-    pub(crate) fn accept(self, accept: &'static str) -> Self {
-        Self { accept, ..self }
-    }
-
-    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-}
-
 impl Http {
     pub(crate) fn new(config: Config) -> Result<Self> {
-        let client = client(&config)?;
+        let client = clients::of(&config)?;
         let clients = [(); POOLS].map(|()| client()).into_iter().collect::<Result<Vec<_>>>()?;
         let clients = clients.try_into().map_err(|_| Error::Stopped)?;
         let breaker = config.inner.circuit_breaker.map(CircuitBreaker::new);
@@ -213,11 +129,7 @@ impl Http {
     /// A client for links to elsewhere, which are signed: neither the key nor the default headers go there. What
     /// says nothing for `idle_max` is given up.
     pub(crate) fn download_client(&self, idle_max: Duration) -> Result<Client> {
-        let tls = tls::config(&self.config.inner.ca_certificates)?;
-        builder(&self.config, tls)?
-            .read_timeout(idle_max)
-            .build()
-            .map_err(|error| Error::validation(chain(&error)))
+        clients::of_links(&self.config, idle_max)
     }
 
     /// Starts a call on the client's own thread.
@@ -551,50 +463,12 @@ pub(crate) fn billing_pause_max(config: &ClientConfig) -> Duration {
     Duration::from_secs(seconds.unwrap_or(BILLING_PAUSE_MAX_SECONDS))
 }
 
-/// Makes HTTP clients of the configuration.
-fn client(config: &Config) -> Result<impl Fn() -> Result<Client> + use<>> {
-    let config = config.clone();
-    let tls = tls::config(&config.inner.ca_certificates)?;
-    let mut headers = HeaderMap::new();
-    for (name, value) in &config.inner.default_headers {
-        let wrong = || Error::validation(format!("header `{name}` cannot be sent"));
-        let name = HeaderName::try_from(name.as_str()).map_err(|_| wrong())?;
-        headers.append(name, HeaderValue::try_from(value.0.as_str()).map_err(|_| wrong())?);
-    }
-    Ok(move || {
-        builder(&config, tls.clone())?
-            .default_headers(headers.clone())
-            .pool_max_idle_per_host(config.inner.max_connections)
-            // The key would go wherever a redirect leads.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Error::validation(chain(&error)))
-    })
-}
-
-/// What all clients have.
-fn builder(config: &Config, tls: rustls::ClientConfig) -> Result<reqwest::ClientBuilder> {
-    let builder = Client::builder()
-        .user_agent(USER_AGENT)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tls_backend_preconfigured(tls);
-    let Some(proxy) = &config.inner.proxy else { return Ok(builder) };
-    let proxy = reqwest::Proxy::all(&proxy.0)
-        .map_err(|error| Error::validation(format!("proxy cannot be used: {error}")))?;
-    Ok(builder.proxy(proxy))
-}
-
 /// Servers of older generations lack some endpoints.
 fn unless_missing<T: Default>(answer: Result<T>) -> Result<T> {
     match answer {
         Err(Error::Api { status: 404 | 405, .. }) => Ok(T::default()),
         answer => answer,
     }
-}
-
-fn encode(body: &impl Serialize) -> Result<Bytes> {
-    let bytes = serde_json::to_vec(body);
-    Ok(bytes.map_err(|error| Error::validation(error.to_string()))?.into())
 }
 
 /// Empty answers stand for `null`.

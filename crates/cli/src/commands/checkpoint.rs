@@ -38,7 +38,7 @@ pub(crate) enum Command {
 /// A command about one checkpoint.
 #[derive(Args, Debug)]
 pub(crate) struct One {
-    /// The checkpoint: tinker://RUN/KIND/NAME.
+    /// The checkpoint, as `tinker://RUN/KIND/NAME`.
     path: TinkerPath,
     #[command(flatten)]
     remote: Remote,

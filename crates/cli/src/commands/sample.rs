@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// A base model; without it, the first that the server offers.
     #[arg(long, conflicts_with = "path")]
     model: Option<String>,
-    /// A checkpoint: tinker://RUN/sampler_weights/NAME.
+    /// A checkpoint, as `tinker://RUN/sampler_weights/NAME`.
     #[arg(long)]
     path: Option<TinkerPath>,
     /// The text to go on from; with --chat, what is said to the model.
@@ -108,8 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "sample without a prompt: give --prompt, --prompt-file or --chat"
     );
     let remote = &arguments.remote;
-    let service = ServiceClient::connect_blocking(remote.config()?);
-    let service = remote.explained("open a session", service)?;
+    let service = remote.session()?;
     let sampled = Sampler::open(arguments, &service).and_then(|sampler| sampler.run());
     let closed = remote.wait("close the session", service.close());
     sampled.and(closed)

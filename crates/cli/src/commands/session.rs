@@ -13,7 +13,7 @@ pub(crate) enum Command {
     List(list::Arguments),
     /// Show a session's training runs and samplers.
     Info(info::Arguments),
-    /// Fetch a timeline of a session's operations, for https://ui.perfetto.dev.
+    /// Fetch a timeline of a session's operations, for `ui.perfetto.dev`.
     ExportTrace(export_trace::Arguments),
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     /// The highest learning rate.
     #[arg(long, default_value_t = 1e-4)]
     learning_rate: f64,
-    /// How the learning rate goes: constant, linear, cosine, polynomial, wsd, inverse_sqrt, exponential.
+    /// How the learning rate goes: constant, linear, cosine, polynomial, wsd, `inverse_sqrt`, exponential.
     #[arg(long, default_value = "constant")]
     schedule: Shape,
     /// Steps in which the learning rate rises to its highest.
@@ -111,8 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let held_out = arguments.eval.as_ref().map(Dataset::open).transpose();
     let held_out = held_out.context("read the data of --eval")?;
     let remote = &arguments.remote;
-    let service = ServiceClient::connect_blocking(remote.config()?);
-    let service = remote.explained("open a session", service)?;
+    let service = remote.session()?;
     let trained = arguments.train(&service, &rows, held_out.as_ref());
     let closed = remote.wait("close the session", service.close());
     trained.and(closed)

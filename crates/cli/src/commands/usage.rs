@@ -9,7 +9,7 @@ use tinsmith_types::billing::{StorageResponse, UsageInfo, UsageResponse};
 
 use crate::{
     remote::Remote,
-    table::{Output, Table, count, size, time},
+    table::{Output, Table, count, or_dash, size, time},
 };
 
 const HOUR_SECONDS: i64 = 3600;
@@ -61,7 +61,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn used_table(used: &UsageResponse) -> Table {
     let columns = ["hour", "base model", "what", "amount", "session", "cost"];
     let mut table = Table::new(&columns).title(count(used.data.len(), "row"));
-    let or_not = |it: &Option<String>| it.clone().unwrap_or_else(|| "-".to_owned());
     for event in &used.data {
         let (what, amount) = match &event.event_info {
             UsageInfo::Training { token_count } => ("training", format!("{token_count} tokens")),
@@ -81,11 +80,11 @@ fn used_table(used: &UsageResponse) -> Table {
         };
         table.row(vec![
             time(&event.bucket_start),
-            or_not(&event.base_model),
+            or_dash(event.base_model.as_ref()),
             what.to_owned(),
             amount,
-            or_not(&event.session_id),
-            event.estimated_cost_usd.map_or("-".to_owned(), |usd| format!("${usd:.4}")),
+            or_dash(event.session_id.as_ref()),
+            or_dash(event.estimated_cost_usd.map(|usd| format!("${usd:.4}"))),
         ]);
     }
     table
@@ -96,11 +95,11 @@ fn kept_table(kept: &StorageResponse) -> Table {
     for item in &kept.data {
         let owner = item.user_name.as_ref().or(item.user_email.as_ref());
         table.row(vec![
-            item.project_id.clone().unwrap_or_else(|| "-".to_owned()),
-            owner.cloned().unwrap_or_else(|| "-".to_owned()),
+            or_dash(item.project_id.as_ref()),
+            or_dash(owner),
             item.checkpoint_count.to_string(),
             size(item.size_bytes),
-            item.estimated_monthly_cost_usd.map_or("-".to_owned(), |usd| format!("${usd:.2}")),
+            or_dash(item.estimated_monthly_cost_usd.map(|usd| format!("${usd:.2}"))),
         ]);
     }
     table

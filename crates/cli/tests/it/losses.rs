@@ -97,7 +97,7 @@ fn conversations_are_learnt() {
     let losses: Vec<f64> = (0..4)
         .map(|_| {
             let result = training.forward_backward(vec![datum.clone()], "cross_entropy");
-            let step = training.optim_step(adam.clone());
+            let step = training.optim_step(adam);
             step.wait().unwrap();
             let result = result.wait().unwrap();
             assert_eq!(result.metrics["tokens:sum"], learnt as f64);

@@ -68,9 +68,8 @@ fn runs_are_listed_and_shown() {
         &["run", "list", "--limit", "1"],
         "\
 1 training run
-RUN    BASE MODEL                    CONTEXT  TRAINABLE  SAMPLEABLE
-Qwen/Qwen3-8B            32768    yes        yes
-meta-llama/Llama-3.2-1B  32768    yes        no",
+RUN    BASE MODEL     LORA     LAST UPDATE              STATUS
+run-0  Qwen/Qwen3-8B  rank 32  2026-01-02 03:04:05 UTC  ok",
     );
     check(
         "cli.run_info",
@@ -204,9 +203,9 @@ fn models_sessions_usage_and_keys_are_shown() {
         "cli.model_list",
         &["model", "list"],
         "\
-MODEL                     CONTEXT  TRAINABLE  SAMPLEABLE
-Qwen/Qwen3-8B             32768    yes        yes
-meta-llama/Llama-3.2-1B   32768    yes        no",
+MODEL                    CONTEXT  TRAINABLE  SAMPLEABLE
+Qwen/Qwen3-8B            32768    yes        yes
+meta-llama/Llama-3.2-1B  32768    yes        no",
     );
     check(
         "rest.get_session",
@@ -218,7 +217,18 @@ training run  run-1
 sampler       session-a:sample:0
 note k        \"v\"",
     );
-    check("cli.billing_usage", &["usage", "2026-01-02", "2026-01-03"], "");
+    check(
+        "cli.billing_usage",
+        &["usage", "2026-01-02", "2026-01-03"],
+        "\
+5 rows
+HOUR                     BASE MODEL     WHAT             AMOUNT      SESSION    COST
+2026-01-02 03:00:00 UTC  Qwen/Qwen3-8B  training         10 tokens   session-a  $0.1000
+2026-01-02 03:00:00 UTC  Qwen/Qwen3-8B  prompts, cached  10 tokens   session-a  $0.1000
+2026-01-02 03:00:00 UTC  Qwen/Qwen3-8B  samples          10 tokens   session-a  $0.1000
+2026-01-02 03:00:00 UTC  Qwen/Qwen3-8B  checkpoints      1           session-a  $0.1000
+2026-01-02 03:00:00 UTC  Qwen/Qwen3-8B  storage          1.500 GB h  session-a  $0.1000",
+    );
     check(
         "cli.billing_checkpoint_storage",
         &["usage", "--checkpoints", "--project-id", "proj-1"],
@@ -250,6 +260,9 @@ fn errors_say_what_and_how_to_mend_it() {
     let (code, complaint) = refused(&server.url(), &["checkpoint", "info", "run-1/weights/a"]);
     assert_eq!(code, 2);
     assert!(complaint.contains("does not begin with `tinker://`"), "{complaint}");
+    // Nobody listens there; it says so after seconds.
+    let (code, complaint) = refused("http://127.0.0.1:1", &["model", "list"]);
+    assert!(code == 1 && complaint.contains("`tinsmith serve` starts one"), "{complaint}");
     let (code, complaint) = refused(&server.url(), &["model", "list", "gpt"]);
     assert!(code == 1 && complaint.contains("\"gpt\""), "{complaint}");
 }

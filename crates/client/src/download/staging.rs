@@ -84,7 +84,7 @@ impl Staging {
             Some(state) => staging.state = state,
             None => {
                 remove_dir(&staging.files())?;
-                staging.state.checkpoint = checkpoint.to_owned();
+                staging.state = State { checkpoint: checkpoint.to_owned(), ..State::default() };
             }
         }
         make_dir(&staging.files())?;
@@ -115,7 +115,7 @@ impl Staging {
     }
 
     /// Replaces an archive, which is whole, by the files in it.
-    pub(super) async fn unpack(&mut self, archive: &Path) -> Result<()> {
+    pub(super) async fn unpack(&self, archive: &Path) -> Result<()> {
         let (from, into) = (self.files().join(archive), self.root.join("unpacked"));
         let unpacked = tokio::task::spawn_blocking(move || {
             remove_dir(&into)?;

@@ -185,8 +185,9 @@ impl<'a> Transfer<'a> {
             Start::Refused => return Err(refusal(response).await),
         };
         let total = total(&response, start);
-        let checksum = checksum(response.headers()).or(known.checksum.filter(|_| start > 0));
-        let version = version(response.headers()).or(known.version.filter(|_| start > 0));
+        let checksum =
+            checksum(response.headers()).or_else(|| known.checksum.filter(|_| start > 0));
+        let version = version(response.headers()).or_else(|| known.version.filter(|_| start > 0));
         staging.note(file, Known { version, size_bytes: total, checksum, whole: false })?;
         let mut growing = Growing { file: open(place, start).await?, at: start };
         told(start, total);
@@ -371,6 +372,9 @@ async fn refusal(response: Response) -> Error {
 fn cause(error: &reqwest::Error) -> Error {
     // The URL is signed: whoever reads it could fetch the file.
     let message = crate::http::chain(error);
-    let message = error.url().map_or(message.clone(), |url| message.replace(url.as_str(), "…"));
+    let message = match error.url() {
+        Some(url) => message.replace(url.as_str(), "…"),
+        None => message,
+    };
     Error::Connection { message }
 }

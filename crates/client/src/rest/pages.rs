@@ -15,7 +15,7 @@ pub struct ListOptions {
     pub limit: Option<u32>,
     /// Entries to skip.
     pub offset: u32,
-    /// Only what counts to this project; only training runs are told apart by it.
+    /// Only what counts to this project; sessions are not told apart by it.
     pub project_id: Option<String>,
 }
 
@@ -44,9 +44,11 @@ impl ListOptions {
     }
 
     /// Both numbers are always sent, as the official client does.
-    pub(super) fn query(&self, limit: u32) -> Vec<(&'static str, String)> {
+    pub(super) fn query(self, limit: u32) -> Vec<(&'static str, String)> {
         let limit = self.limit.unwrap_or(limit);
-        vec![("limit", limit.to_string()), ("offset", self.offset.to_string())]
+        let mut query = vec![("limit", limit.to_string()), ("offset", self.offset.to_string())];
+        query.extend(self.project_id.map(|id| ("project_id", id)));
+        query
     }
 }
 

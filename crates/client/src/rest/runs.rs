@@ -34,7 +34,6 @@ impl RestClient {
     pub fn list_training_runs(&self, options: ListOptions) -> ApiFuture<ListTrainingRunsResponse> {
         let mut query = options.query(LIMIT);
         query.push(self.scope());
-        query.extend(options.project_id.map(|id| ("project_id", id)));
         self.get("training_runs".to_owned(), query)
     }
 

@@ -319,3 +319,23 @@ fn samplers_are_found_through_their_session() {
     let sampler = rest.get_sampler(session.sampler_ids[0].as_str()).wait().unwrap();
     assert_eq!(sampler.base_model, "test-model");
 }
+
+/// What `create_training_client_from_state` does by itself can be done by hand.
+#[test]
+fn a_run_is_made_from_what_a_checkpoint_says_of_itself() {
+    let server = MockServer::start().unwrap();
+    server.add_checkpoint(PATH);
+    let service = tinsmith::blocking::ServiceClient::connect(server.config()).unwrap();
+    let rest = service.inner().create_rest_client();
+    let info = rest.get_weights_info_by_tinker_path(PATH).wait().unwrap();
+    let rank = info.lora_rank.unwrap();
+    let options = tinsmith::LoraOptions::new(info.base_model.as_str()).rank(rank);
+    let training = service.create_lora_training_client(options).unwrap();
+    training.load_state(PATH).unwrap();
+    let asked: Vec<_> =
+        server.requests().into_iter().map(|seen| seen.endpoint().to_owned()).collect();
+    let place = |endpoint: &str| asked.iter().position(|asked| asked == endpoint).unwrap();
+    assert!(place("weights_info") < place("create_model"));
+    assert!(place("create_model") < place("load_weights"));
+    assert_eq!(server.asked("create_model", "base_model"), [info.base_model]);
+}

@@ -19,7 +19,7 @@ const AT_ONCE: usize = 32;
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["paths", "run_id"]))]
 pub(crate) struct Arguments {
-    /// The checkpoints: tinker://RUN/KIND/NAME.
+    /// The checkpoints, as `tinker://RUN/KIND/NAME`.
     paths: Vec<TinkerPath>,
     /// All checkpoints of a training run, of which the other options choose some.
     #[arg(long)]

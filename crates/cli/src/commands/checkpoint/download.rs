@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let bar = Mutex::new(None);
         options = options.progress(move |progress| show(&bar, progress));
     }
-    let call = remote.rest()?.download_checkpoint(path, dir, options);
+    let call = remote.patient_rest()?.download_checkpoint(path, dir, options);
     let done = remote.wait(&format!("download {path}"), call)?;
     let mut table = Table::properties();
     table.property("checkpoint", Some(path));

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::One;
-use crate::table::{Output, Table, size, time, yes};
+use crate::table::{Output, Table, expiry, size, time, yes};
 
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     table.property("size", checkpoint.size_bytes.map(size));
     table.property("public", Some(yes(checkpoint.public)));
     table.property("made", Some(time(&checkpoint.time)));
-    table.property("expires", Some(checkpoint.expires_at.as_deref().map_or("never".into(), time)));
+    table.property("expires", Some(expiry(checkpoint.expires_at.as_deref())));
     table.property("training run", Some(&run.training_run_id));
     table.property("base model", Some(&run.base_model));
     table.property("LoRA rank", run.lora_rank);

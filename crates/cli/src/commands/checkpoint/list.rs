@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     remote::{Part, Remote},
-    table::{Output, Table, count, size, time, yes},
+    table::{Output, Table, count, expiry, or_dash, size, time, yes},
 };
 
 #[derive(Args, Debug)]
@@ -40,10 +40,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         table.row(vec![
             it.tinker_path.clone(),
             it.checkpoint_type.as_str().to_owned(),
-            it.size_bytes.map_or("-".to_owned(), size),
+            or_dash(it.size_bytes.map(size)),
             yes(it.public),
             time(&it.time),
-            it.expires_at.as_deref().map_or("never".to_owned(), time),
+            expiry(it.expires_at.as_deref()),
         ]);
     }
     let mut json = json!({ "checkpoints": checkpoints });

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     remote::Remote,
-    table::{Output, Table, yes},
+    table::{Output, Table, or_dash, yes},
 };
 
 #[derive(Args, Debug)]
@@ -35,13 +35,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     let mut table = Table::new(&["model", "context", "trainable", "sampleable"]);
-    let or_not = |it: Option<String>| it.unwrap_or_else(|| "-".to_owned());
     for model in &models {
         table.row(vec![
-            or_not(model.model_name.clone()),
-            or_not(model.max_context_length.map(|tokens| tokens.to_string())),
-            or_not(model.trainable.map(yes)),
-            or_not(model.sampleable.map(yes)),
+            or_dash(model.model_name.as_ref()),
+            or_dash(model.max_context_length),
+            or_dash(model.trainable.map(yes)),
+            or_dash(model.sampleable.map(yes)),
         ]);
     }
     output.show(&json!({ "models": models }), &table)

@@ -8,7 +8,7 @@ use tinsmith_types::runs::TrainingRun;
 use super::{lora, status};
 use crate::{
     remote::{Part, Remote, Scope},
-    table::{Output, Table, count, time},
+    table::{Output, Table, count, or_dash, time},
 };
 
 #[derive(Args, Debug)]
@@ -65,8 +65,8 @@ impl Column {
             Self::Lora => lora(run.is_lora, run.lora_rank),
             Self::Updated => time(&run.last_request_time),
             Self::Status => status(run.corrupted),
-            Self::Checkpoint => checkpoint.map_or("-".to_owned(), |it| it.checkpoint_id.clone()),
-            Self::CheckpointTime => checkpoint.map_or("-".to_owned(), |it| time(&it.time)),
+            Self::Checkpoint => or_dash(checkpoint.map(|it| &it.checkpoint_id)),
+            Self::CheckpointTime => or_dash(checkpoint.map(|it| time(&it.time))),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tinsmith::{ListOptions, ServiceClient, TinkerPath, TrainingClient};
 use tinsmith_types::{
     checkpoints::{Checkpoint, CheckpointType},
@@ -44,16 +44,18 @@ impl Mark {
     /// The notes of a checkpoint after `step` steps.
     pub(super) fn at(&self, step: usize) -> BTreeMap<String, Value> {
         let at = At { step, mark: self.clone() };
-        [(NOTE.to_owned(), serde_json::to_value(at).unwrap_or_default())].into()
+        // Notes are texts.
+        let note = json!(at).to_string();
+        [(NOTE.to_owned(), Value::String(note))].into()
     }
 
     /// The step of a checkpoint of this training.
     fn read(&self, path: &TinkerPath, notes: Option<&Metadata>) -> Result<usize> {
-        let note = notes.and_then(|notes| notes.get(NOTE)).cloned();
+        let note = notes.and_then(|notes| notes.get(NOTE)).and_then(Value::as_str);
         let note =
             note.with_context(|| format!("go on from {path}: `tinsmith train` did not make it"))?;
         let At { step, mark } =
-            serde_json::from_value(note).with_context(|| format!("read the notes of {path}"))?;
+            serde_json::from_str(note).with_context(|| format!("read the notes of {path}"))?;
         let same = [
             ("the file", mark.file == self.file, &mark.file, &self.file),
             (
