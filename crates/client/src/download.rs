@@ -1,6 +1,7 @@
 //! Checkpoints as files: fetched where they are broken off, checked, and put into place all at once.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -23,8 +24,8 @@ use transfer::{Fetched, Transfer};
 
 /// Files that a checkpoint may have.
 const FILES_MAX: usize = 10_000;
-/// Times that links are asked for anew, as they expire.
-const LINKS_MAX: u32 = 20;
+/// Times that links are asked for anew for one file, as they expire.
+const LINKS_MAX: u32 = 4;
 
 type Listener = Arc<dyn Fn(&DownloadProgress) + Send + Sync>;
 
@@ -192,7 +193,7 @@ impl Download<'_> {
         staging: &mut Staging,
         fetched: &mut Fetched,
     ) -> Result<()> {
-        let mut urls = self.client.get_external_weights_urls(export).await?.urls;
+        let mut urls = self.links(export).await?;
         let names: Vec<String> = urls.keys().cloned().collect();
         if names.is_empty() || names.len() > FILES_MAX {
             let count = names.len();
@@ -202,9 +203,9 @@ impl Download<'_> {
         // Nothing is fetched of a checkpoint of which a file would lie elsewhere.
         let places = names.iter().map(|name| names::relative(name)).collect::<Result<Vec<_>>>()?;
         let transfer = Transfer::new(&self.client.http)?;
-        let mut asked = 1;
         for (number, (name, place)) in names.iter().zip(&places).enumerate() {
             let told = self.teller(name, number + 1, names.len());
+            let mut asked = 1;
             loop {
                 let url = urls.get(name).ok_or_else(|| Error::Response {
                     message: format!("{export} has lost its file {name} meanwhile"),
@@ -212,13 +213,23 @@ impl Download<'_> {
                 match transfer.fetch(url, staging, place, fetched, &told).await {
                     Err(Error::Api { status: 401 | 403 | 404 | 410, .. }) if asked < LINKS_MAX => {
                         asked += 1;
-                        urls = self.client.get_external_weights_urls(export).await?.urls;
+                        urls = self.links(export).await?;
                     }
                     result => break result?,
                 }
             }
         }
         Ok(())
+    }
+
+    /// Links to the files of an export, which is kept for as long as they hold where it is made for this.
+    async fn links(&self, export: &TinkerPath) -> Result<BTreeMap<String, String>> {
+        let urls = self.client.get_external_weights_urls(export).await?.urls;
+        if export != self.path {
+            let ttl = Some(export::TTL_SECONDS);
+            self.client.set_checkpoint_ttl_from_tinker_path(export, ttl).await?;
+        }
+        Ok(urls)
     }
 
     /// All files in one.

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Seconds that an export is kept where the download dies: the shortest that servers take.
-const TTL_SECONDS: i64 = 3600;
+pub(super) const TTL_SECONDS: u64 = 3600;
 
 /// An export, and the session that it was made in.
 pub(super) struct Export {
@@ -42,7 +42,8 @@ async fn export(service: &ServiceClient, path: &TinkerPath) -> Result<TinkerPath
     let options = FromStateOptions::new().user_metadata([note].into());
     let training =
         service.create_training_client_from_state_with(path.to_string(), options).await?;
-    let options = SaveOptions::new("download").ttl_seconds(TTL_SECONDS);
+    let options =
+        SaveOptions::new("download").ttl_seconds(i64::try_from(TTL_SECONDS).unwrap_or(i64::MAX));
     let saved = training.save_weights_external(options).await?;
     Ok(saved.path.parse::<TinkerPath>()?)
 }

@@ -269,6 +269,7 @@ fn a_training_checkpoint_is_exported_for_the_download_and_the_export_deleted() {
         "POST load_weights",
         "POST save_weights_external",
         "_urls",
+        "PUT",
         "DELETE",
         "/finish",
     ];

@@ -10,7 +10,7 @@ use tinsmith::{DownloadOptions, DownloadProgress, download_dir};
 
 use super::One;
 use crate::{
-    table::{Output, Table, size},
+    table::{Output, Table, count, size},
     terminal::is_terminal,
 };
 
@@ -47,7 +47,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     table.property("size", Some(size(done.size_bytes)));
     let resumed = (done.resumed_bytes > 0).then(|| size(done.resumed_bytes));
     table.property("were here already", resumed);
-    let checked = format!("the size of all files, and the checksum of {}", done.checksums);
+    let checked = match done.checksums {
+        0 => "sizes".to_owned(),
+        some => format!("sizes, and {}", count(some, "checksum")),
+    };
     table.property("checked", Some(checked));
     let files: Vec<_> = done.files.iter().map(|file| file.display().to_string()).collect();
     let json = json!({
