@@ -331,6 +331,8 @@ impl fmt::Debug for Secret {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use crate::json;
 
     use super::*;
@@ -354,6 +356,80 @@ mod tests {
                 load(body).target().unwrap_err().to_string(),
                 "read load_weights: wants either `model_id`, or `session_id` and `model_seq_id`"
             );
+        }
+    }
+
+    /// What is read is what was written, and has these fields.
+    fn both_ways<T: PartialEq + fmt::Debug + serde::de::DeserializeOwned + Serialize>(
+        json: &serde_json::Value,
+        value: &T,
+    ) {
+        assert_eq!(&serde_json::from_value::<T>(json.clone()).unwrap(), value);
+        let mut written = serde_json::to_value(value).unwrap();
+        let fields = written.as_object_mut().unwrap();
+        // Later generations have more fields; what they say is off.
+        fields.retain(|name, value| json.get(name).is_some() || *value != json!(false));
+        assert_eq!(&written, json);
+    }
+
+    #[test]
+    fn saves_and_loads_have_the_fields_of_other_sdks() {
+        let path = "tinker://run-123/weights/checkpoint-001";
+        let save = SaveWeightsRequest {
+            model_id: "run-123".into(),
+            seq_id: Some(SeqId(1)),
+            path: Some("checkpoint-001".to_owned()),
+            ttl_seconds: None,
+            overwrite: false,
+            user_metadata: None,
+        };
+        both_ways(
+            &json!({"model_id": "run-123", "path": "checkpoint-001", "seq_id": 1, "type": "save_weights"}),
+            &save,
+        );
+        both_ways(
+            &json!({"path": path, "type": "save_weights"}),
+            &SaveWeightsResponse { path: path.to_owned() },
+        );
+        both_ways(
+            &json!({"model_id": "run-123", "path": path, "seq_id": 1, "optimizer": true, "type": "load_weights"}),
+            &LoadWeightsRequest {
+                optimizer: true,
+                ..load(&format!(r#"{{"model_id": "run-123", "path": "{path}", "seq_id": 1}}"#))
+            },
+        );
+        both_ways(
+            &json!({"path": path, "type": "load_weights"}),
+            &LoadWeightsResponse { path: Some(path.to_owned()), model_id: None },
+        );
+    }
+
+    #[test]
+    fn what_may_be_left_out_is() {
+        let save: SaveWeightsRequest = serde_json::from_value(json!({"model_id": "m"})).unwrap();
+        assert_eq!((save.path, save.seq_id, save.overwrite), (None, None, false));
+        let saved = json!({"path": "p", "from_a_later_server": 1});
+        let saved: SaveWeightsResponse = serde_json::from_value(saved).unwrap();
+        assert_eq!(saved.path, "p");
+        assert!(
+            serde_json::from_value::<SaveWeightsResponse>(json!({})).is_err(),
+            "the path is not"
+        );
+        assert!(!load(r#"{"model_id": "m", "path": "p"}"#).optimizer);
+        let loaded: LoadWeightsResponse = serde_json::from_value(json!({})).unwrap();
+        assert_eq!(loaded, LoadWeightsResponse::default());
+        let for_sampler: SaveWeightsForSamplerResponse =
+            serde_json::from_value(json!({"sampling_session_id": "s"})).unwrap();
+        assert_eq!(for_sampler.sampling_session_id, Some("s".into()));
+        assert_eq!(for_sampler.path, None);
+    }
+
+    #[test]
+    fn a_mistaken_name_of_optimizer_is_refused() {
+        for name in ["load_optimizer_state", "load_optimizer"] {
+            let body = format!(r#"{{"model_id": "m", "path": "p", "{name}": true}}"#);
+            let error = json::read::<LoadWeightsRequest>(body.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("use `optimizer`"), "{error}");
         }
     }
 

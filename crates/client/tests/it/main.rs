@@ -11,6 +11,7 @@ mod futures;
 mod guide;
 mod kit;
 mod leaks;
+mod persistence;
 mod polling;
 mod properties;
 mod recordings;
