@@ -21,7 +21,7 @@ fn datums_that_a_loss_does_not_read_do_not_leave_the_client() {
     let (server, _service, training) = start();
     let good = || Datum::completion(&[1, 2], &[3]).unwrap();
     let bad = [
-        (good().with_input("weigths", vec![1.0_f32; 2]), Loss::cross_entropy()),
+        (good().with_input("weight", vec![1.0_f32; 2]), Loss::cross_entropy()),
         (good().with_input("weights", vec![1.0_f32; 3]), Loss::cross_entropy()),
         (good().with_input("weights", vec![1_i64; 2]), Loss::cross_entropy()),
         (good(), Loss::from("ppo")),
