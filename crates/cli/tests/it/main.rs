@@ -10,5 +10,6 @@ mod recording;
 mod refusals;
 mod replay;
 mod server;
+mod states;
 mod training;
 mod verbs;
