@@ -185,6 +185,12 @@ impl Submitted {
             Some(_) => SubmittedAnswer::Pending(parse(&reply.bytes)?),
             None => SubmittedAnswer::Ready(Answer::Json(reply.bytes)),
         };
+        if let SubmittedAnswer::Pending(future) = &answer {
+            let (request_id, endpoint) = (&future.request_id, &call.path);
+            tracing::debug!(
+                target: "tinsmith::operation", phase = "submitted", %request_id, endpoint, ?roundtrip,
+            );
+        }
         Ok(Self { answer, roundtrip })
     }
 

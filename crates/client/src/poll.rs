@@ -274,7 +274,19 @@ impl Http {
             is_terminal: false,
             takes_announcements: wanted.is_protobuf && !wanted.is_announced,
         };
-        poller.run().await
+        let result = poller.run().await;
+        let (polls, request_type) = (poller.iteration, wanted.request_type);
+        match &result {
+            Ok(_) => tracing::debug!(
+                target: "tinsmith::operation", phase = "completed", %request_id, request_type, polls,
+                metadata = ?options.metadata,
+            ),
+            Err(error) => tracing::debug!(
+                target: "tinsmith::operation", phase = "failed", %request_id, request_type, polls,
+                metadata = ?options.metadata, %error,
+            ),
+        }
+        result
     }
 
     /// Where to tell that the request is not waited for any more.

@@ -248,7 +248,7 @@ impl TrainingClient {
         // Spawned here, so that the turn is taken even where the caller gives the call up at once.
         let sent = http.begin(async move {
             let turn = inner.turns.begin(first, count).await?;
-            tracing::debug!(target: "tinsmith::training", model_id, seq_id = first, "sending");
+            tracing::debug!(target: "tinsmith::operation", phase = "sending", model_id, seq_id = first);
             let sent = send(first).await;
             turn.end(&sent);
             sent

@@ -8,6 +8,7 @@ pub use tinsmith_types::{
         ListCheckpointsResponse,
     },
     futures::UntypedFuture,
+    ids::{ModelId, RequestId, SamplingSessionId, SeqId},
     path::CheckpointKind,
     runs::{Cursor, ListTrainingRunsResponse, TrainingRun},
     sampling::SamplerInfo,

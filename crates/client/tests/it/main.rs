@@ -15,6 +15,7 @@ mod persistence;
 mod polling;
 mod properties;
 mod recordings;
+mod reports;
 mod rest;
 mod retries;
 mod start;

@@ -2,9 +2,19 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tinsmith::{SamplingParams, TinkerPath, testing::MockServer};
+use tinsmith::{
+    Config, Error, PollOptions, SamplingParams, TinkerPath,
+    api::Api,
+    testing::{Answer, MockServer},
+    wire::{
+        LoadWeightsRequest, LoadWeightsResponse, SaveWeightsForSamplerResponse, SaveWeightsRequest,
+        SaveWeightsResponse,
+    },
+};
 
 use crate::start::{start, train};
+
+const PATH: &str = "tinker://run-123/weights/checkpoint-001";
 
 /// What was sent to an endpoint, without what later generations added and is off.
 fn sent(server: &MockServer, endpoint: &str) -> Vec<Value> {
@@ -72,6 +82,77 @@ async fn a_sample_is_of_as_many_tokens_as_were_asked_for() {
         assert_eq!(sequence.logprobs.len(), sequence.tokens.len());
     }
     assert_eq!(sent(&server, "asample")[0]["sampling_params"]["max_tokens"], 64);
+}
+
+#[test]
+fn answers_may_leave_out_what_is_optional() {
+    let saved: SaveWeightsResponse = serde_json::from_value(json!({ "path": PATH })).unwrap();
+    assert_eq!(saved.path, PATH);
+    let typed = json!({ "path": PATH, "type": "save_weights", "more": 1 });
+    assert_eq!(serde_json::from_value::<SaveWeightsResponse>(typed).unwrap(), saved);
+    assert!(serde_json::from_value::<SaveWeightsResponse>(json!({})).is_err(), "a path is needed");
+    let loaded: LoadWeightsResponse = serde_json::from_value(json!({})).unwrap();
+    assert_eq!(loaded, LoadWeightsResponse::default());
+    let sampler: SaveWeightsForSamplerResponse =
+        serde_json::from_value(json!({ "sampling_session_id": "s" })).unwrap();
+    assert_eq!((sampler.path, sampler.sampling_session_id), (None, Some("s".into())));
+}
+
+#[tokio::test]
+async fn names_that_are_none_are_not_sent() {
+    let (server, service) = start().await;
+    let training = train(&service).await;
+    for name in ["", "a/b"] {
+        let error = training.save_state(name).await.unwrap_err();
+        assert!(matches!(error, Error::Validation { .. }), "{error}");
+    }
+    assert!(server.seen("save_weights").is_empty());
+    // They took no number.
+    training.save_state("good").await.unwrap();
+    assert_eq!(server.asked("save_weights", "seq_id"), [1]);
+}
+
+#[tokio::test]
+async fn the_requests_can_be_sent_by_hand() {
+    let (server, service) = start().await;
+    let training = train(&service).await;
+    let api = Api::connect(Config::new(server.url())).unwrap();
+    let request = SaveWeightsRequest {
+        model_id: training.model_id().into(),
+        seq_id: Some(tinsmith::wire::SeqId(1)),
+        path: Some("by-hand".to_owned()),
+        ttl_seconds: None,
+        overwrite: false,
+        user_metadata: None,
+    };
+    let queued = api.save_weights(&request).await.unwrap();
+    assert!(queued.request_id().is_some());
+    let saved = queued.wait("SaveWeights", &PollOptions::default()).await.unwrap();
+    assert!(saved.path.ends_with("/weights/by-hand"), "{}", saved.path);
+    let only_the_model: SaveWeightsRequest =
+        serde_json::from_value(json!({ "model_id": "run-123" })).unwrap();
+    assert_eq!((only_the_model.path, only_the_model.seq_id), (None, None));
+    let wrong = json!({ "model_id": "r", "path": PATH, "load_optimizer_state": true });
+    let read: LoadWeightsRequest = serde_json::from_value(wrong).unwrap();
+    assert!(!read.optimizer, "another name is not taken for it");
+}
+
+#[test]
+fn a_blocking_save_has_its_limit() {
+    let server = tinsmith::testing::MockServer::start().unwrap();
+    let service = tinsmith::blocking::ServiceClient::connect(server.config()).unwrap();
+    let training = service.create_lora_training_client("test-model").unwrap();
+    let limit = std::time::Duration::from_secs(30);
+    assert!(training.save_weights_and_get_sampling_client_sync(limit).is_ok());
+    let state = tinsmith::QueueState::Active;
+    server
+        .when("save_weights_for_sampler")
+        .result()
+        .always()
+        .answer(Answer::pending(state).after(std::time::Duration::from_secs(2)));
+    let short = std::time::Duration::from_millis(50);
+    let error = training.save_weights_and_get_sampling_client_sync(short).unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
 }
 
 proptest! {
