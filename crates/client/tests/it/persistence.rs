@@ -139,7 +139,7 @@ async fn the_requests_can_be_sent_by_hand() {
 
 #[test]
 fn a_blocking_save_has_its_limit() {
-    let server = tinsmith::testing::MockServer::start().unwrap();
+    let server = MockServer::start().unwrap();
     let service = tinsmith::blocking::ServiceClient::connect(server.config()).unwrap();
     let training = service.create_lora_training_client("test-model").unwrap();
     let limit = std::time::Duration::from_secs(30);
