@@ -4,7 +4,7 @@
 //!     tinsmith serve &
 //!     cargo run --release -p tinsmith --example async_client_creation
 //!
-//! `TINKER_BASE_URL` names another server than http://localhost:8000, `TINKER_API_KEY` the key that it asks for.
+//! `TINKER_BASE_URL` names another server than `http://localhost:8000`, `TINKER_API_KEY` the key that it asks for.
 
 #![expect(clippy::print_stdout, reason = "an example prints what it does")]
 
@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     }
 
     let params = || SamplingParams { max_tokens: Some(4), ..SamplingParams::default() };
-    let samples = samplers.iter().map(|sampler| sampler.sample(&[5, 6, 7], 1, params()));
+    let samples = samplers.iter().map(|sampler| sampler.sample([5, 6, 7], 1, params()));
     let samples = await_many(samples.collect(), LIMIT).await;
     println!("{} samples came back", samples.iter().filter(|sample| sample.is_ok()).count());
     service.close().await

@@ -3,7 +3,7 @@
 //!     tinsmith serve &
 //!     cargo run --release -p tinsmith --example rl_loop
 //!
-//! `TINKER_BASE_URL` names another server than http://localhost:8000, `TINKER_API_KEY` the key that it asks for.
+//! `TINKER_BASE_URL` names another server than `http://localhost:8000`, `TINKER_API_KEY` the key that it asks for.
 
 #![expect(clippy::print_stdout, reason = "an example prints what it does")]
 
@@ -40,12 +40,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         for (prompt, group) in prompts.iter().zip(&groups) {
             let scores = judge(&tokenizer, group)?;
             let mean = average(&scores);
-            for (sequence, score) in group.sequences.iter().zip(&scores) {
+            // What is just as good as its group teaches nothing.
+            let instructive = group.sequences.iter().zip(&scores).filter(|(sequence, score)| {
+                !sequence.tokens.is_empty() && score.to_bits() != mean.to_bits()
+            });
+            for (sequence, score) in instructive {
                 let (tokens, logprobs) = (&sequence.tokens, &sequence.logprobs);
-                // What is just as good as its group teaches nothing.
-                if !tokens.is_empty() && score.to_bits() != mean.to_bits() {
-                    datums.push(Datum::policy(prompt, tokens, logprobs, score - mean)?);
-                }
+                datums.push(Datum::policy(prompt, tokens, logprobs, score - mean)?);
             }
             rewards.extend(scores);
         }

@@ -85,10 +85,11 @@ mod tests {
         let threads: Vec<_> = (1..=4)
             .map(|count| {
                 let turns = Arc::clone(&turns);
-                std::thread::spawn(move || {
+                let reserve = move || {
                     let first = (0..100).map(|_| turns.reserve(count));
                     first.flat_map(|first| first..first + count as i64).collect::<Vec<_>>()
-                })
+                };
+                std::thread::Builder::new().name(format!("by {count}")).spawn(reserve).unwrap()
             })
             .collect();
         let mut all: Vec<_> =

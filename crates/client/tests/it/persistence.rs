@@ -75,7 +75,7 @@ async fn a_sample_is_of_as_many_tokens_as_were_asked_for() {
     let (server, service) = start().await;
     let sampler = service.create_sampling_client("test-model").await.unwrap();
     let params = SamplingParams { max_tokens: Some(64), ..SamplingParams::default() };
-    let sample = sampler.sample(&[1, 2], 2, params).await.unwrap();
+    let sample = sampler.sample([1, 2], 2, params).await.unwrap();
     assert_eq!(sample.sequences.len(), 2);
     for sequence in &sample.sequences {
         assert!((1..=64).contains(&sequence.tokens.len()), "{sequence:?}");
