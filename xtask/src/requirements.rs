@@ -138,8 +138,8 @@ fn is_word(name: &str) -> bool {
 fn cases(reports: &str) -> BTreeMap<&str, bool> {
     let mut cases = BTreeMap::new();
     for case in reports.split("<testcase ").skip(1) {
-        let name = case.split(" name=\"").last().unwrap_or(case);
-        let name = if case.starts_with("name=\"") { &case[6..] } else { name };
+        let later = || case.split(" name=\"").last().unwrap_or(case);
+        let name = case.strip_prefix("name=\"").unwrap_or_else(later);
         let name = name.split(['"', '[']).next().unwrap_or_default();
         let name = name.rsplit("::").next().unwrap_or(name);
         let ended = case.split("</testcase>").next().unwrap_or(case);

@@ -141,6 +141,29 @@ fn troubleshooting_has_the_text_of_every_error() {
 }
 
 #[test]
+fn the_servers_texts_in_troubleshooting_are_those_of_its_source() {
+    let text = page("troubleshooting.md");
+    let section = text.split("\n## Texts of the server\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let server = client_crate().join("../server/src");
+    let files = ["error.rs", "catalog.rs", "check/sample.rs", "routes/auth.rs"];
+    let source = files.map(|name| fs::read_to_string(server.join(name)));
+    // Texts are broken over lines there.
+    let source = source.map(Result::unwrap).concat().replace("\\\n", " ");
+    let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut count = 0;
+    for line in section.lines().filter(|line| line.starts_with("| 4") || line.starts_with("| 5")) {
+        let Some(quoted) = line.split(" | `").nth(1) else { continue };
+        let quoted = quoted.split('`').next().unwrap();
+        for part in quoted.split('…').map(|part| part.trim_matches(['"', ' '])) {
+            assert!(source.contains(part), "the server does not say `{part}`");
+            count += 1;
+        }
+    }
+    assert!(count > 10);
+}
+
+#[test]
 fn every_page_is_in_the_summary_and_every_link_leads_somewhere() {
     let summary = page("SUMMARY.md");
     let sources = fs::read_to_string(client_crate().join("src/guide.rs")).unwrap();
