@@ -4,7 +4,7 @@
 //!     tinsmith serve &
 //!     cargo run --release -p tinsmith --example recovery_points
 //!
-//! `TINKER_BASE_URL` names another server than http://localhost:8000, `TINKER_API_KEY` the key that it asks for.
+//! `TINKER_BASE_URL` names another server than `http://localhost:8000`, `TINKER_API_KEY` the key that it asks for.
 
 #![expect(clippy::print_stdout, reason = "an example prints what it does")]
 

@@ -39,6 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (mut datums, mut rewards) = (Vec::new(), Vec::new());
         for (prompt, group) in prompts.iter().zip(&groups) {
             let scores = judge(&tokenizer, group)?;
+<<<<<<< HEAD
             let mean = average(&scores);
             // What is just as good as its group teaches nothing.
             let instructive = group.sequences.iter().zip(&scores).filter(|(sequence, score)| {
@@ -48,6 +49,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 let (tokens, logprobs) = (&sequence.tokens, &sequence.logprobs);
                 datums.push(Datum::policy(prompt, tokens, logprobs, score - mean)?);
             }
+=======
+            datums.extend(learnt(prompt, group, &scores)?);
+>>>>>>> 8362cfa ([docs, xtask] examples without warnings; reports where they are written)
             rewards.extend(scores);
         }
         let count = datums.len();
@@ -65,6 +69,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     service.close().await?;
     Ok(())
+}
+
+/// Each sample with how much better it is than its group; what is just as good teaches nothing.
+fn learnt(prompt: &[u32], group: &SampleResponse, scores: &[f32]) -> tinsmith::Result<Vec<Datum>> {
+    let mean = average(scores);
+    let mut datums = Vec::new();
+    for (sequence, score) in group.sequences.iter().zip(scores) {
+        let (tokens, logprobs) = (&sequence.tokens, &sequence.logprobs);
+        if !tokens.is_empty() && score.to_bits() != mean.to_bits() {
+            datums.push(Datum::policy(prompt, tokens, logprobs, score - mean)?);
+        }
+    }
+    Ok(datums)
 }
 
 /// What shall be learnt: words with an `e`, as the share of all words.

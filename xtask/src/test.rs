@@ -137,7 +137,7 @@ fn e2e(root: &Path) -> Result<()> {
     let binary = binary(root)?;
     let pytest = python::E2E.program(root, "pytest")?;
     let environment = [("TINSMITH", binary.as_str()), ("TINKER_TELEMETRY", "0")];
-    let report = format!("--junitxml={}/{}", target_folder(root)?, requirements::REPORTS[1]);
+    let report = format!("--junitxml={}", requirements::REPORTS[1]);
     run_with(root, &pytest, &["-q", "--durations=5", &report, "e2e"], &environment)
 }
 
