@@ -39,19 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (mut datums, mut rewards) = (Vec::new(), Vec::new());
         for (prompt, group) in prompts.iter().zip(&groups) {
             let scores = judge(&tokenizer, group)?;
-<<<<<<< HEAD
-            let mean = average(&scores);
-            // What is just as good as its group teaches nothing.
-            let instructive = group.sequences.iter().zip(&scores).filter(|(sequence, score)| {
-                !sequence.tokens.is_empty() && score.to_bits() != mean.to_bits()
-            });
-            for (sequence, score) in instructive {
-                let (tokens, logprobs) = (&sequence.tokens, &sequence.logprobs);
-                datums.push(Datum::policy(prompt, tokens, logprobs, score - mean)?);
-            }
-=======
             datums.extend(learnt(prompt, group, &scores)?);
->>>>>>> 8362cfa ([docs, xtask] examples without warnings; reports where they are written)
             rewards.extend(scores);
         }
         let count = datums.len();
