@@ -98,6 +98,7 @@ faces! {
         compute_logprobs, compute_logprobs_async(prompt: impl Into<ModelInput>) -> Vec<Option<f32>>;
         compute_logprobs_with, compute_logprobs_with_async(prompt: impl Into<ModelInput>, last_n: Option<u32>) -> Vec<Option<f32>>;
         get_base_model, get_base_model_async() -> String;
+        get_tokenizer_id, get_tokenizer_id_async() -> String;
         get_tokenizer, get_tokenizer_async() -> Arc<Tokenizer>;
     }
     RestClient {

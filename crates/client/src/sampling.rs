@@ -31,6 +31,7 @@ use crate::{
     ApiFuture, Error, ModelInput, PollOptions, Result, ServiceClient, Telemetry,
     http::{Call, Http, Pool},
     session::Session,
+    tokenizer::tokenizer_id,
 };
 use dispatch::Dispatch;
 use feed::Feed;
@@ -45,6 +46,7 @@ struct Inner {
     session: Arc<Session>,
     id: SamplingSessionId,
     base_model: OnceCell<String>,
+    tokenizer_id: OnceCell<Option<String>>,
     options: SamplingOptions,
     dispatch: Dispatch,
     /// The next number within this client.
@@ -111,6 +113,7 @@ impl SamplingClient {
             session,
             id,
             base_model: OnceCell::new_with(base_model.filter(|name| !name.is_empty())),
+            tokenizer_id: OnceCell::new(),
             options,
             next: AtomicI64::new(0),
             clone_id: OnceCell::new_with(Some(0)),
@@ -119,18 +122,44 @@ impl SamplingClient {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Asks what lies under the checkpoint; servers of older generations do not say.
+    /// What the server knows of the sampler; servers of older generations do not say.
+    async fn ask(&self) -> Result<Option<SamplerInfo>> {
+        let path = format!("samplers/{}", self.inner.id);
+        match self.http().get(&path, &[]).await {
+            Ok(info) => Ok(Some(info)),
+            Err(Error::Api { status: 404 | 405, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks what lies under the checkpoint.
     async fn learn_base_model(&self) -> Result<&str> {
-        let inner = &self.inner;
         let learn = || async {
-            let path = format!("samplers/{}", inner.id);
-            match inner.session.http.get::<SamplerInfo>(&path, &[]).await {
-                Ok(info) => Ok(info.base_model),
-                Err(Error::Api { status: 404 | 405, .. }) => Ok(String::new()),
-                Err(error) => Err(error),
+            let info = self.ask().await?;
+            if let Some(info) = &info {
+                // Whoever was first says the same.
+                drop(self.inner.tokenizer_id.set(info.tokenizer_id.clone()));
             }
+            Ok(info.map(|info| info.base_model).unwrap_or_default())
         };
-        inner.base_model.get_or_try_init(learn).await.map(String::as_str)
+        self.inner.base_model.get_or_try_init(learn).await.map(String::as_str)
+    }
+
+    /// Where the tokenizer of the model under the weights is: as the server says, or else as the model's name
+    /// tells.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached.
+    pub fn get_tokenizer_id(&self) -> ApiFuture<String> {
+        let client = self.clone();
+        self.http().start(async move {
+            let base_model = client.learn_base_model().await?;
+            let learn =
+                || async { Ok::<_, Error>(client.ask().await?.and_then(|info| info.tokenizer_id)) };
+            let said = client.inner.tokenizer_id.get_or_try_init(learn).await?;
+            Ok(tokenizer_id(base_model, said.as_deref()))
+        })
     }
 
     /// The sampler's id.

@@ -71,6 +71,9 @@ pub struct SamplerInfo {
     /// The checkpoint that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_path: Option<String>,
+    /// Where the model's tokenizer is, as in `get_info`. The official server does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_id: Option<String>,
 }
 
 /// Body of `POST asample`.

@@ -125,7 +125,12 @@ impl<'a> Sampler<'a> {
         let call = service.create_sampling_client(source.as_str());
         let client = remote.wait(&format!("sample from {source}"), call)?;
         let base_model = remote.wait("name the base model", client.get_base_model())?;
-        let tokenizer = tokenizers::open(arguments.tokenizer.as_deref(), &base_model, None)?;
+        let said = match arguments.tokenizer {
+            Some(_) => None,
+            None => Some(remote.wait("name the tokenizer", client.get_tokenizer_id())?),
+        };
+        let tokenizer =
+            tokenizers::open(arguments.tokenizer.as_deref(), &base_model, said.as_deref())?;
         Ok(Self { arguments, client, base_model, tokenizer })
     }
 

@@ -88,6 +88,7 @@ impl SamplingClient {
             session,
             id: handle.sampling_session_id,
             base_model: OnceCell::new_with(handle.base_model),
+            tokenizer_id: OnceCell::new(),
             options,
             next: 0.into(),
             clone_id: OnceCell::new(),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Tokenizer, load_tokenizer, tokenizer_id};
+use super::{Tokenizer, load_tokenizer};
 use crate::{
     ApiFuture, Error, Result, SamplingClient, TrainingClient, chat::refused, session::Session,
 };
@@ -77,18 +77,15 @@ impl TrainingClient {
 }
 
 impl SamplingClient {
-    /// The tokenizer of the model under the weights, by its name: [`load_tokenizer`]. The server does not say where else
-    /// it is.
+    /// The tokenizer of the model under the weights, from where the server says it is, or by the model's name:
+    /// [`load_tokenizer`].
     ///
     /// # Errors
     ///
     /// As [`load_tokenizer`].
     pub fn get_tokenizer(&self) -> ApiFuture<Arc<Tokenizer>> {
-        let (session, base_model) = (Arc::clone(self.session()), self.get_base_model());
-        session.http.clone().start(async move {
-            let id = tokenizer_id(&base_model.await?, None);
-            get(session, id).await
-        })
+        let (session, id) = (Arc::clone(self.session()), self.get_tokenizer_id());
+        session.http.clone().start(async move { get(session, id.await?).await })
     }
 }
 

@@ -71,7 +71,10 @@ pub(crate) async fn get_sampler(
     Path(id): Path<SamplingSessionId>,
 ) -> Result<Json<SamplerInfo>> {
     let session = app.store.sampling_session(&tenant, &id).await?;
+    // A sampler outlives its model's place in the catalog.
+    let model = app.catalog.by_origin(&session.base_model, &session.base_digest).ok();
     Ok(Json(SamplerInfo {
+        tokenizer_id: model.map(|model| model.tokenizer_id.clone()),
         sampler_id: session.id,
         base_model: session.base_model,
         model_path: session.model_path,
