@@ -74,8 +74,8 @@ async fn a_corrupted_run_goes_on_from_its_checkpoint() {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let sender = Mutex::new(Some(sender));
     let policy = RecoveryPolicy::default().on_recovery(move |recovered| {
-        let told = sender.lock().unwrap().take().map(|sender| sender.send(recovered.clone()));
-        assert!(told.is_some(), "once");
+        let sender = sender.lock().unwrap().take().unwrap();
+        assert!(sender.send(recovered.clone()).is_ok(), "somebody waits for it");
     });
     let monitor = service.monitor(run, policy);
     let recovered = receiver.await.unwrap();
@@ -111,7 +111,7 @@ async fn samples_are_waited_for_together_where_the_server_can() {
     let service = tinsmith::ServiceClient::connect(server.config()).await.unwrap();
     let sampler = service.create_sampling_client("test-model").await.unwrap();
     let samples: Vec<_> =
-        (0..20).map(|_| sampler.sample(&[1, 2], 1, SamplingParams::default())).collect();
+        (0..20).map(|_| sampler.sample([1, 2], 1, SamplingParams::default())).collect();
     for sample in tinsmith::try_await_many(samples, Some(Duration::from_secs(60))).await.unwrap() {
         assert_eq!(sample.sequences.len(), 1);
     }
@@ -129,7 +129,7 @@ async fn a_server_without_the_feed_is_polled() {
     let service = tinsmith::ServiceClient::connect(server.config()).await.unwrap();
     let sampler = service.create_sampling_client("test-model").await.unwrap();
     for _ in 0..3 {
-        sampler.sample(&[1, 2], 1, SamplingParams::default()).await.unwrap();
+        sampler.sample([1, 2], 1, SamplingParams::default()).await.unwrap();
     }
     assert_eq!(server.seen("retrieve_futures").len(), 1, "it is asked once");
 }
