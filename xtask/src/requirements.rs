@@ -37,7 +37,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         check(root, proof).with_context(|| format!("find what {} names as its proof", proof.id))?;
     }
     let shown = rows.values().filter(|proofs| !proofs.is_empty()).count();
-    say(&format!("{shown} of {ROWS} requirements are shown"));
+    let open = text.lines().filter(|line| line.ends_with(" | open |")).count();
+    let elsewhere = ROWS - shown - open;
+    say(&format!("{shown} of {ROWS} requirements are shown, {open} open, {elsewhere} not for us"));
     Ok(())
 }
 
