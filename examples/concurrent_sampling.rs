@@ -44,9 +44,7 @@ impl QueueStateObserver for QueueMonitor {
 
 async fn run_concurrent_samples(service: &ServiceClient) -> Result<(), Box<dyn Error>> {
     let sampler = service.create_sampling_client("base").await?;
-    // A fresh run, which is never trained, says where the model's tokenizer is.
-    let run = service.create_lora_training_client("base").await?;
-    let tokenizer = run.get_tokenizer().await?;
+    let tokenizer = sampler.get_tokenizer().await?;
 
     let mut started = Vec::new();
     for prompt in PROMPTS {
