@@ -19,7 +19,7 @@ use std::time::Duration;
 pub use crate::faces::twins::{
     AdminClient, RestClient, SamplingClient, ServiceClient, TrainingClient,
 };
-use crate::{ApiFuture, Config, ObserverGuard, QueueStateObserver, Result};
+use crate::{ApiFuture, Config, ObserverGuard, QueueStateObserver, Result, future::limited};
 
 impl ServiceClient {
     /// Opens a session and keeps it alive in the background.
@@ -97,12 +97,7 @@ pub fn await_many<T: Send + 'static>(
     futures: Vec<ApiFuture<T>>,
     limit: Option<Duration>,
 ) -> Vec<Result<T>> {
-    let limited = |future: ApiFuture<T>| match limit {
-        Some(limit) => future.timeout(limit),
-        None => future,
-    };
-    let futures: Vec<_> = futures.into_iter().map(limited).collect();
-    futures.into_iter().map(ApiFuture::wait).collect()
+    limited(futures, limit).into_iter().map(ApiFuture::wait).collect()
 }
 
 /// [`crate::try_await_many`] for plain threads.

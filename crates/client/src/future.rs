@@ -172,17 +172,24 @@ pub async fn await_many<T: Send + 'static>(
     futures: Vec<ApiFuture<T>>,
     limit: Option<Duration>,
 ) -> Vec<Result<T>> {
-    // Limits run beside each other, not one after the other.
-    let limited = |future: ApiFuture<T>| match limit {
-        Some(limit) => future.timeout(limit),
-        None => future,
-    };
-    let futures: Vec<_> = futures.into_iter().map(limited).collect();
+    let futures = limited(futures, limit);
     let mut results = Vec::with_capacity(futures.len());
     for future in futures {
         results.push(future.await);
     }
     results
+}
+
+/// The same calls, each with the limit: limits run beside each other, not one after the other.
+pub(crate) fn limited<T: Send + 'static>(
+    futures: Vec<ApiFuture<T>>,
+    limit: Option<Duration>,
+) -> Vec<ApiFuture<T>> {
+    let limited = |future: ApiFuture<T>| match limit {
+        Some(limit) => future.timeout(limit),
+        None => future,
+    };
+    futures.into_iter().map(limited).collect()
 }
 
 /// All values in the order of the calls.

@@ -75,7 +75,7 @@ struct Inner {
     breaker: Option<CircuitBreaker>,
     observers: Observers,
     metrics: Metrics,
-    json_only: OnceLock<()>,
+    takes_protobuf: OnceLock<bool>,
 }
 
 /// What the server said of itself at the start.
@@ -121,7 +121,7 @@ impl Http {
             breaker,
             observers: Observers::default(),
             metrics: Metrics::default(),
-            json_only: OnceLock::new(),
+            takes_protobuf: OnceLock::new(),
         };
         Ok(Self { config, inner: Arc::new(inner), runtime: Arc::new(Runtime::start()?) })
     }
@@ -183,13 +183,14 @@ impl Http {
         self.inner.breaker.as_ref()
     }
 
-    /// The server takes no protobuf: nothing else is tried from now on.
-    pub(crate) fn set_json_only(&self) {
-        self.inner.json_only.get_or_init(|| ());
+    /// Whether the server takes protobuf has been seen.
+    pub(crate) fn set_takes_protobuf(&self, takes: bool) {
+        self.inner.takes_protobuf.get_or_init(|| takes);
     }
 
-    pub(crate) fn is_json_only(&self) -> bool {
-        self.inner.json_only.get().is_some()
+    /// None before it has been seen.
+    pub(crate) fn takes_protobuf(&self) -> Option<bool> {
+        self.inner.takes_protobuf.get().copied()
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(

@@ -363,7 +363,7 @@ impl Poller<'_> {
             request_id: self.request_id.clone(),
             allow_metadata_only: self.takes_announcements,
         };
-        let accepts = self.wanted.is_protobuf && !self.http.is_json_only();
+        let accepts = self.wanted.is_protobuf && self.http.takes_protobuf() != Some(false);
         let mut call = Call::post("retrieve_future", &body)?
             .pool(Pool::Futures)
             .timeout(limit)

@@ -290,20 +290,25 @@ fn to_proto(
         forward_only,
         ..Default::default()
     };
-    for (name, value) in input.loss_fn_config.unwrap_or_default() {
-        let value = match value {
-            LossConfigValue::Number(number) => {
-                request.loss_fn_config.insert(name.clone(), number);
-                loss_config_value::Value::Number(number)
-            }
-            LossConfigValue::Text(text) => loss_config_value::Value::Text(text),
-        };
-        request.loss_fn_config_v2.insert(name, proto::LossConfigValue { value: Some(value) });
-    }
+    request.set_loss_config(input.loss_fn_config.unwrap_or_default());
     Ok(request)
 }
 
 impl proto::ForwardBackwardRequest {
+    /// Writes the loss's settings into both maps: old readers know the numbers only.
+    pub fn set_loss_config(&mut self, config: BTreeMap<String, LossConfigValue>) {
+        for (name, value) in config {
+            let value = match value {
+                LossConfigValue::Number(number) => {
+                    self.loss_fn_config.insert(name.clone(), number);
+                    loss_config_value::Value::Number(number)
+                }
+                LossConfigValue::Text(text) => loss_config_value::Value::Text(text),
+            };
+            self.loss_fn_config_v2.insert(name, proto::LossConfigValue { value: Some(value) });
+        }
+    }
+
     /// The loss's settings, from whichever map the client filled.
     pub fn loss_config(&self) -> BTreeMap<String, LossConfigValue> {
         if self.loss_fn_config_v2.is_empty() {

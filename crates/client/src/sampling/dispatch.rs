@@ -14,7 +14,7 @@ use crate::{
     Error, PollOptions, Result,
     api::Submitted,
     future::Waiting,
-    http::{BILLING_PAUSE, Call, Http, Pool, billing_pause_max, retry},
+    http::{BILLING_PAUSE, Call, Http, Pool, Server, billing_pause_max, retry},
     poll::Wanted,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Dispatch {
     retry: SampleRetry,
     poll: PollOptions,
     in_flight: Semaphore,
+    /// Its permits.
+    most: usize,
     submissions: Semaphore,
     throttled: Semaphore,
     /// When a sample last came back.
@@ -50,11 +52,13 @@ impl Dispatch {
         retry.enabled &= config.and_then(|config| config.sample_no_retries) != Some(true);
         let said = config.and_then(|config| config.sample_max_concurrent_requests);
         let said = said.and_then(|samples| usize::try_from(samples).ok());
-        let in_flight = retry.max_connections.or(said).unwrap_or(CONCURRENT_SAMPLES);
+        let most = retry.max_connections.or(said).unwrap_or(CONCURRENT_SAMPLES);
+        let most = most.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             retry,
             poll: options.poll.clone().unwrap_or_else(|| http.config.poll_options().clone()),
-            in_flight: Semaphore::new(in_flight.clamp(1, Semaphore::MAX_PERMITS)),
+            in_flight: Semaphore::new(most),
+            most,
             submissions: Semaphore::new(SUBMISSIONS),
             throttled: Semaphore::new(THROTTLED_SUBMISSIONS),
             progress: Mutex::new(http.clock().now()),
@@ -71,7 +75,8 @@ impl Dispatch {
     ) -> Result<SampleResponse> {
         let clock = client.http().clock();
         let _in_flight = self.in_flight.acquire().await.map_err(|_| Error::Stopped)?;
-        if self.in_flight.available_permits() == 0 || !self.is_busy() {
+        if self.in_flight.available_permits() + 1 == self.most {
+            // Time in which nothing was asked for does not count.
             self.note_progress(clock.now());
         }
         let poll = options.poll_options(&self.poll);
@@ -106,10 +111,6 @@ impl Dispatch {
         }
     }
 
-    fn is_busy(&self) -> bool {
-        self.throttled.available_permits() < THROTTLED_SUBMISSIONS
-    }
-
     fn note_progress(&self, now: Instant) {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
@@ -122,7 +123,7 @@ impl Dispatch {
         poll: &PollOptions,
     ) -> Result<SampleResponse> {
         let http = client.http();
-        let submitted = self.submit(http, request, bytes).await?;
+        let submitted = self.submit(http, request, bytes, poll.timeout).await?;
         let ids = submitted.future().and_then(|future| future.sample_sequence_ids.clone());
         let wanted = Wanted { is_protobuf: true, is_stoppable: true, ..Wanted::json("Sample") };
         let id = submitted.future().map(|future| future.request_id.clone());
@@ -162,8 +163,14 @@ impl Dispatch {
         }
     }
 
-    /// Sends one sample, again and again while the server is busy.
-    async fn submit(&self, http: &Http, request: &SampleRequest, bytes: u64) -> Result<Submitted> {
+    /// Sends one sample, again and again while the server is busy, as long as its result may take.
+    async fn submit(
+        &self,
+        http: &Http,
+        request: &SampleRequest,
+        bytes: u64,
+        limit_of_all: Option<Duration>,
+    ) -> Result<Submitted> {
         let (clock, limit) = (http.clock(), &http.config.rate_limit);
         let server = http.server().await?;
         let call = Call::post("asample", request)?
@@ -175,18 +182,14 @@ impl Dispatch {
         let mut unpaid_since = None;
         loop {
             limit.wait(clock).await;
-            let is_throttled = limit.is_recent(clock, THROTTLED);
-            let _permit = self.submissions.acquire().await.map_err(|_| Error::Stopped)?;
-            let _few = match is_throttled {
-                true => Some(self.throttled.acquire().await.map_err(|_| Error::Stopped)?),
-                false => None,
-            };
-            let factor = if is_throttled { THROTTLED_FACTOR } else { 1 };
-            let _room = server.sample_bytes.take(bytes.saturating_mul(factor)).await;
-            let error = match Submitted::send(http, &call).await {
+            let error = match self.send(http, server, &call, bytes).await {
                 Err(error) => error,
                 sent => return sent,
             };
+            let waited = clock.now().saturating_duration_since(start);
+            if limit_of_all.is_some_and(|most| waited >= most) {
+                return Err(error);
+            }
             let pause = match error.status() {
                 Some(429) => {
                     let large = bytes > LARGE_PROMPT_BYTES;
@@ -204,7 +207,6 @@ impl Dispatch {
                 _ if is_lost(&error) => {
                     let pause = retry::outer_delay(failures);
                     failures += 1;
-                    let waited = clock.now().saturating_duration_since(start);
                     if waited + pause > http.config.inner.retry.timeout {
                         return Err(error);
                     }
@@ -217,6 +219,25 @@ impl Dispatch {
                 clock.sleep(pause).await;
             }
         }
+    }
+
+    /// Sends it once, when there is room for it among those that are being sent.
+    async fn send(
+        &self,
+        http: &Http,
+        server: &Server,
+        call: &Call,
+        bytes: u64,
+    ) -> Result<Submitted> {
+        let is_throttled = http.config.rate_limit.is_recent(http.clock(), THROTTLED);
+        let _permit = self.submissions.acquire().await.map_err(|_| Error::Stopped)?;
+        let _few = match is_throttled {
+            true => Some(self.throttled.acquire().await.map_err(|_| Error::Stopped)?),
+            false => None,
+        };
+        let factor = if is_throttled { THROTTLED_FACTOR } else { 1 };
+        let _room = server.sample_bytes.take(bytes.saturating_mul(factor)).await;
+        Submitted::send(http, call).await
     }
 }
 

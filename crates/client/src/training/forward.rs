@@ -6,10 +6,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use tinsmith_types::{
     ids::{ModelId, SeqId},
-    proto::{self, loss_config_value},
+    proto,
     training::{
         ForwardBackwardInput, ForwardBackwardOutput as WireOutput, ForwardBackwardRequest,
-        ForwardRequest, LossConfigValue,
+        ForwardRequest,
     },
 };
 
@@ -168,13 +168,24 @@ impl Batch {
     async fn send_one(&self, seq_id: i64, chunk: Chunk) -> Result<Submitted> {
         let server = self.http.server().await?;
         let _room = server.training_bytes.take(chunk.bytes).await;
-        if !self.http.is_json_only() {
-            let compress = server.config.proto_compress_fwdbwd == Some(true);
-            let call = self.protobuf(seq_id, chunk.data.clone(), compress)?;
-            match Submitted::send(&self.http, &call).await {
-                // A server of an older generation.
-                Err(Error::Api { status: 415, .. }) => self.http.set_json_only(),
-                sent => return sent,
+        let compress = server.config.proto_compress_fwdbwd == Some(true);
+        match self.http.takes_protobuf() {
+            Some(false) => {}
+            Some(true) => {
+                let call = self.protobuf(seq_id, chunk.data, compress)?;
+                return Submitted::send(&self.http, &call).await;
+            }
+            None => {
+                let call = self.protobuf(seq_id, chunk.data.clone(), compress)?;
+                match Submitted::send(&self.http, &call).await {
+                    // A server of an older generation takes JSON only.
+                    Err(Error::Api { status: 415, .. }) => self.http.set_takes_protobuf(false),
+                    Err(error) => return Err(error),
+                    Ok(sent) => {
+                        self.http.set_takes_protobuf(true);
+                        return Ok(sent);
+                    }
+                }
             }
         }
         Submitted::send(&self.http, &self.json(seq_id, chunk.data)?).await
@@ -190,16 +201,7 @@ impl Batch {
             forward_only: self.forward_only,
             ..proto::ForwardBackwardRequest::default()
         };
-        for (name, value) in self.loss.config().clone() {
-            let value = match value {
-                LossConfigValue::Number(number) => {
-                    request.loss_fn_config.insert(name.clone(), number);
-                    loss_config_value::Value::Number(number)
-                }
-                LossConfigValue::Text(text) => loss_config_value::Value::Text(text),
-            };
-            request.loss_fn_config_v2.insert(name, proto::LossConfigValue { value: Some(value) });
-        }
+        request.set_loss_config(self.loss.config().clone());
         let bytes = request.encode_to_vec();
         let (bytes, is_zstd) = if compress && bytes.len() >= COMPRESSED_BYTES_MIN {
             let packed = zstd::bulk::compress(&bytes, ZSTD_LEVEL)
