@@ -18,10 +18,6 @@ use crate::{
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// For the result of a queued request.
 pub const DEFAULT_POLL_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Repeats of one HTTP request within one attempt.
-pub const DEFAULT_MAX_RETRIES: u32 = 10;
-/// For a request that the server cannot take now, all its attempts together.
-pub const DEFAULT_RETRY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Between two signs of life of a session.
 pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -68,8 +68,7 @@ pub use admin::{AdminClient, AuditEventType};
 pub use chat::{Conversation, TrainOn};
 pub use clock::{Clock, Sleep, SystemClock};
 pub use config::{
-    Config, ConfigBuilder, DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_MAX_RETRIES, DEFAULT_POLL_TIMEOUT,
-    DEFAULT_RETRY_TIMEOUT, DEFAULT_TIMEOUT,
+    Config, ConfigBuilder, DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_POLL_TIMEOUT, DEFAULT_TIMEOUT,
 };
 pub use custom::{
     CustomLoss, Expression, LossHandle, RegularizedOutput, regularizers::Regularized,
@@ -81,7 +80,7 @@ pub use error::{Category, Error, ErrorKind, Result};
 pub use future::{ApiFuture, await_many, try_await_many};
 pub use http::{
     limits::{BreakerPolicy, BreakerState, CircuitBreaker},
-    retry::{Backoff, RetryPolicy},
+    retry::{Backoff, DEFAULT_MAX_RETRIES, DEFAULT_RETRY_TIMEOUT, RetryPolicy},
 };
 pub use loss::{
     Cispo, ClippedInputs, CrossEntropyInputs, CustomInput, Dro, Gspo, GspoInputs, Loss, LossFn,

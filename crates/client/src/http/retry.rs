@@ -4,8 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::{StatusCode, header::HeaderMap};
 
-use crate::config::{DEFAULT_MAX_RETRIES, DEFAULT_RETRY_TIMEOUT};
-
+/// Repeats of one HTTP request within one attempt.
+pub const DEFAULT_MAX_RETRIES: u32 = 10;
+/// For a request that the server cannot take now, all its attempts together.
+pub const DEFAULT_RETRY_TIMEOUT: Duration = Duration::from_secs(300);
 /// A pause that a server asks for is honoured up to this long.
 const ASKED_MAX: Duration = Duration::from_secs(60);
 
