@@ -34,7 +34,7 @@ async fn create_session_of_a_base_model() {
     assert_snapshot!(create(json!({"model_path": "/etc/passwd"})).await, @r#"400 {"code":"invalid_value","detail":"failed to read checkpoint path `/etc/passwd`: does not begin with `tinker://`"}"#);
     assert_snapshot!(create(json!({"session_id": "x", "base_model": "nano"})).await, @r#"404 {"code":"not_found","detail":"session x not found"}"#);
     let got = server.get(&format!("/api/v1/samplers/{session}:sample:0")).await;
-    assert_snapshot!(got.line().replace(&session, "S"), @r#"200 {"base_model":"nano","sampler_id":"S:sample:0"}"#);
+    assert_snapshot!(got.line().replace(&session, "S"), @r#"200 {"base_model":"nano","sampler_id":"S:sample:0","tokenizer_id":"/models/nano"}"#);
     assert_snapshot!(server.get("/api/v1/samplers/x").await.line(), @r#"404 {"code":"not_found","detail":"sampling session x not found"}"#);
 }
 
@@ -47,7 +47,10 @@ async fn create_session_of_a_checkpoint() {
     let body = json!({"session_id": session, "sampling_session_seq_id": 0, "model_path": path});
     let sampler = server.post("create_sampling_session", body).await.text("sampling_session_id");
     let got = server.get(&format!("/api/v1/samplers/{sampler}")).await.json();
-    assert_eq!(got, json!({"sampler_id": sampler, "base_model": "nano", "model_path": path}));
+    let expected = json!({
+        "sampler_id": sampler, "base_model": "nano", "model_path": path, "tokenizer_id": "/models/nano",
+    });
+    assert_eq!(got, expected);
 }
 
 #[tokio::test]
