@@ -36,7 +36,7 @@ pub(crate) fn adamw(
         // SAFETY: all four have the shape; padding is computed and never looked at.
         unsafe { cpu.path.run(update) };
     }
-    lora.refresh();
+    lora.refresh(&cpu.pool);
 }
 
 /// The sums of squares of A and B: rows in order, features in order.

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use tinsmith_backend::{
     Activation, AdamW, Ask, AttentionForward, AttentionShape, Backend, Coefficients, Drawn,
-    Footprint, Linear, LoraGradientUse, LoraUse, PagedSequence, Qkv, QkvGradients, RawMatrix,
-    Result, Rope, Targets, Unembedding,
+    Footprint, Linear, LinearGradientPart, LinearPart, LoraGradientUse, LoraUse, PagedSequence,
+    Qkv, QkvGradients, RawMatrix, Result, Rope, Targets, Unembedding,
 };
 
 use crate::{
@@ -60,7 +60,7 @@ impl Backend for CpuBackend {
     }
 
     fn lora(&mut self, a: &[f32], b: &[f32], rank: usize) -> Result<Lora> {
-        Lora::new(a, b, rank)
+        Lora::new((a, b), rank, (self.set, &self.pool))
     }
 
     fn read_lora(&mut self, lora: &Lora) -> (Vec<f32>, Vec<f32>) {
@@ -134,7 +134,20 @@ impl Backend for CpuBackend {
         linear: Linear<'_, Self>,
         hidden: Option<&mut Rows>,
     ) {
-        linear::linear(self, out, x, &linear, hidden);
+        linear::linears(self, x, &mut [LinearPart { out, linear, hidden }]);
+    }
+
+    fn linears(&mut self, x: &Rows, parts: &mut [LinearPart<'_, Self>]) {
+        linear::linears(self, x, parts);
+    }
+
+    fn linears_backward(
+        &mut self,
+        dx: Option<&mut Rows>,
+        x: &Rows,
+        parts: &mut [LinearGradientPart<'_, '_, Self>],
+    ) {
+        linear::linears_backward(self, dx, x, parts);
     }
 
     fn linear_backward(
@@ -146,7 +159,8 @@ impl Backend for CpuBackend {
         hidden: &Rows,
         uses: &mut [LoraGradientUse<'_, Lora, Pair>],
     ) {
-        linear::linear_backward(self, dx, (dy, x), weight, hidden, uses);
+        let part = LinearGradientPart { dy, weight, hidden, uses };
+        linear::linears_backward(self, dx, x, &mut [part]);
     }
 
     fn rope(&mut self, out: &mut Rows, x: &Rows, rope: Rope<'_, Self>) {

@@ -10,9 +10,11 @@ use std::{
     ops::Range,
 };
 
-use tinsmith_backend::{Error, RawMatrix, Result};
+use tinsmith_backend::{Error, PairShape, RawMatrix, Result};
 
-use crate::{lanes::LANES, weight::decode};
+#[cfg(target_arch = "x86_64")]
+use crate::sets::bf16_amx::adapter::PackedLora;
+use crate::{lanes::LANES, pool::Pool, sets::KernelSet, weight::decode};
 
 /// Floats on cache lines, exactly as many as were asked for at most; new floats are zero.
 ///
@@ -313,30 +315,73 @@ impl Vector {
 pub struct Lora {
     /// What trains: A as `[rank, inputs]`, B as `[rank, outputs]`.
     pub(crate) trained: Pair,
-    /// A as `[inputs, rank]`, for `x Aᵀ`.
-    pub(crate) down: Buffer,
-    /// B as `[outputs, rank]`, for `dy B`.
-    pub(crate) up_transposed: Buffer,
+    copies: Copies,
+}
+
+/// The matrices as products take them, made again when they change.
+#[derive(Debug)]
+enum Copies {
+    Floats {
+        /// A as `[inputs, rank]`, for `x Aᵀ`.
+        down: Buffer,
+        /// B as `[outputs, rank]`, for `dy B`.
+        up_transposed: Buffer,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Tiles(PackedLora),
 }
 
 impl Lora {
-    pub(crate) fn new(a: &[f32], b: &[f32], rank: usize) -> Result<Self> {
+    pub(crate) fn new(
+        (a, b): (&[f32], &[f32]),
+        rank: usize,
+        (set, pool): (KernelSet, &Pool),
+    ) -> Result<Self> {
         assert!(rank > 0, "an adapter has a rank");
         let (inputs, outputs) = (a.len() / rank, b.len() / rank);
-        let mut lora = Self {
-            trained: Pair::new(rank, inputs, outputs)?,
-            down: Buffer::zeros(inputs * padded(rank))?,
-            up_transposed: Buffer::zeros(outputs * padded(rank))?,
+        let mut trained = Pair::new(rank, inputs, outputs)?;
+        trained.write(a, b);
+        let copies = match set {
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Bf16Amx => Copies::Tiles(PackedLora::new(&trained.a, &trained.b)?),
+            #[cfg(not(target_arch = "x86_64"))]
+            KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
+            KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => Copies::Floats {
+                down: Buffer::zeros(inputs * padded(rank))?,
+                up_transposed: Buffer::zeros(outputs * padded(rank))?,
+            },
         };
-        lora.trained.write(a, b);
-        lora.refresh();
+        let mut lora = Self { trained, copies };
+        lora.refresh(pool);
         Ok(lora)
     }
 
-    /// Makes the transposed copies again after `trained` changed.
-    pub(crate) fn refresh(&mut self) {
-        transpose(&mut self.down, &self.trained.a);
-        transpose(&mut self.up_transposed, &self.trained.b);
+    /// Makes the copies again after `trained` changed.
+    pub(crate) fn refresh(&mut self, pool: &Pool) {
+        match &mut self.copies {
+            Copies::Floats { down, up_transposed } => {
+                transpose(down, &self.trained.a);
+                transpose(up_transposed, &self.trained.b);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Copies::Tiles(packed) => packed.refresh(&self.trained.a, &self.trained.b, pool),
+        }
+    }
+
+    /// Floats of the copies, for an adapter of this shape.
+    pub(crate) fn copied_floats(set: KernelSet, shape: &PairShape) -> usize {
+        let PairShape { rank, inputs, outputs } = *shape;
+        match set {
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Bf16Amx => {
+                PackedLora::words(rank, inputs) + PackedLora::words(rank, outputs)
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
+            KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
+                (inputs + outputs) * padded(rank)
+            }
+        }
     }
 
     pub(crate) fn rank(&self) -> usize {
@@ -344,11 +389,27 @@ impl Lora {
     }
 
     pub(crate) fn down(&self) -> View {
-        View { pointer: self.down.pointer(), stride: padded(self.rank()) }
+        View { pointer: self.floats().0.pointer(), stride: padded(self.rank()) }
     }
 
     pub(crate) fn up_transposed(&self) -> View {
-        View { pointer: self.up_transposed.pointer(), stride: padded(self.rank()) }
+        View { pointer: self.floats().1.pointer(), stride: padded(self.rank()) }
+    }
+
+    fn floats(&self) -> (&Buffer, &Buffer) {
+        match &self.copies {
+            Copies::Floats { down, up_transposed } => (down, up_transposed),
+            #[cfg(target_arch = "x86_64")]
+            Copies::Tiles(_) => unreachable!("tiles are multiplied on tiles"),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn packed(&self) -> &PackedLora {
+        match &self.copies {
+            Copies::Tiles(packed) => packed,
+            Copies::Floats { .. } => unreachable!("the set keeps adapters in tiles"),
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use tinsmith_backend::{Footprint, PairShape, ScratchShape, StepKind};
 
+#[cfg(target_arch = "x86_64")]
+use crate::sets::bf16_amx::{gradient::gradient_words, job::job_words};
 use crate::{
     CpuBackend, attention, attention_backward,
-    buffer::{Rows, padded},
+    buffer::{Lora, Rows, padded},
     gemm,
     rope::Turns,
     score, select,
@@ -20,9 +22,7 @@ pub(crate) fn bytes(cpu: &CpuBackend, of: Footprint) -> usize {
         }
         Footprint::Vector(features) => padded(features),
         Footprint::Rows { rows, features } => Rows::floats(rows, features),
-        Footprint::Lora(shape) => {
-            pair_floats(&shape) + (shape.inputs + shape.outputs) * padded(shape.rank)
-        }
+        Footprint::Lora(shape) => pair_floats(&shape) + Lora::copied_floats(cpu.set, &shape),
         Footprint::Pair(shape) => pair_floats(&shape),
         Footprint::Cache { blocks, layers, shape } => {
             blocks * layers * shape.kv_heads * attention::tile_floats(shape.head_dim)
@@ -45,29 +45,50 @@ fn shared_floats(set: KernelSet, shape: &ScratchShape) -> usize {
     let logits = Rows::floats(chunk, shape.vocabulary);
     let turns = shape.ropes * Turns::floats(shape.longest, shape.attention.head_dim);
     let packed = attention::packed_floats(shape.rows, shape.sequences, &shape.attention);
-    let layout = |rows: usize| match set {
-        KernelSet::F32 | KernelSet::W16Avx2 => None,
-        KernelSet::Bf16Avx512 => Some(Layout::of_pairs(rows)),
-        KernelSet::Bf16Amx => Some(Layout::Tiles),
-    };
-    let words = |rows, inputs| layout(rows).map_or(0, |layout| layout.words(rows, inputs));
-    let rounded = match shape.kind {
-        StepKind::Forward | StepKind::Infer => words(shape.rows, shape.widest),
-        // Logits' gradients as well.
-        StepKind::ForwardBackward => {
-            words(shape.rows, shape.widest).max(words(chunk, shape.vocabulary))
-        }
-    };
-    rounded
+    rounded_words(set, shape, chunk)
         + hidden
         + logits
         + turns
         + match shape.kind {
             StepKind::Forward => packed,
             // `dy B` as well.
-            StepKind::ForwardBackward => packed + hidden,
+            StepKind::ForwardBackward => packed + hidden_gradients(set) * hidden,
             StepKind::Infer => 0,
         }
+}
+
+/// Linear maps whose `dy B` are held at once.
+fn hidden_gradients(set: KernelSet) -> usize {
+    match set {
+        KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => 1,
+        KernelSet::Bf16Amx => 3,
+    }
+}
+
+/// Rows rounded to bf16; logits' gradients are rounded too.
+fn rounded_words(set: KernelSet, shape: &ScratchShape, chunk: usize) -> usize {
+    let backward = shape.kind == StepKind::ForwardBackward;
+    match set {
+        KernelSet::F32 | KernelSet::W16Avx2 => 0,
+        KernelSet::Bf16Avx512 => {
+            let words = |rows, inputs| Layout::of_pairs(rows).words(rows, inputs);
+            let logits = if backward { words(chunk, shape.vocabulary) } else { 0 };
+            words(shape.rows, shape.widest).max(logits)
+        }
+        #[cfg(target_arch = "x86_64")]
+        KernelSet::Bf16Amx => {
+            let (rows, rank, uses) = (shape.rows, shape.rank, shape.sequences);
+            let widest = shape.widest;
+            if !backward {
+                return job_words(rows, uses, &[widest], rank);
+            }
+            let gradients = 6 * gradient_words(rows, shape.sequences, rank);
+            let logits = job_words(chunk, uses, &[shape.vocabulary], rank);
+            job_words(rows, uses, &[widest, widest], rank).max(logits) + gradients
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
+    }
 }
 
 /// What one thread holds: the most that any op asks for.

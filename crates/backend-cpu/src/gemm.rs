@@ -9,7 +9,7 @@ use std::ops::Range;
 use tinsmith_backend::{GRADIENT_TILE, LINEAR_BLOCK};
 
 #[cfg(target_arch = "x86_64")]
-use crate::sets::{bf16_amx, bf16_avx512, packed::RoundedTile};
+use crate::sets::{bf16_avx512, packed::RoundedTile};
 use crate::{
     buffer::{View, ViewMut, overlap, padded, with_rounded, with_scratch},
     lanes::{Kernel, LANES, Lanes, Path},
@@ -200,9 +200,6 @@ pub(crate) enum Operand {
     /// bf16 in pairs of inputs, for rows rounded to bf16: [`Product::run`] makes them.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86's instructions"))]
     Pairs { panels: View, x: Rounded },
-    /// The same, in tiles of sixteen pairs.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "x86's instructions"))]
-    Tiles { panels: View, x: Rounded },
 }
 
 /// How a product is cut into tasks.
@@ -215,8 +212,6 @@ struct Cut {
     panels: usize,
     /// Panels of one tile of few rows, so that there are enough tiles for the threads.
     flat_panels: usize,
-    /// How many times faster than f32 it is, about.
-    speed: usize,
 }
 
 impl Operand {
@@ -224,13 +219,12 @@ impl Operand {
         match self {
             // With one block of inputs the panels take 192 KiB of the second cache.
             Self::Floats { .. } | Self::Widened { .. } => {
-                Cut { rows: 96, step: 12, panels: 12, flat_panels: 4, speed: 1 }
+                Cut { rows: 96, step: 12, panels: 12, flat_panels: 4 }
             }
             Self::Pairs { x, .. } => {
                 let step = if x.layout == Layout::Floats { 12 } else { 16 };
-                Cut { rows: 96, step, panels: 12, flat_panels: 4, speed: 1 }
+                Cut { rows: 96, step, panels: 12, flat_panels: 4 }
             }
-            Self::Tiles { .. } => Cut { rows: 128, step: 32, panels: 16, flat_panels: 4, speed: 8 },
         }
     }
 
@@ -239,7 +233,6 @@ impl Operand {
         match self {
             Self::Floats { .. } | Self::Widened { .. } => None,
             Self::Pairs { .. } => Some(Layout::of_pairs(rows)),
-            Self::Tiles { .. } => Some(Layout::Tiles),
         }
     }
 
@@ -247,7 +240,7 @@ impl Operand {
     fn with_rows(mut self, rounded: Rounded) -> Self {
         match &mut self {
             Self::Floats { .. } | Self::Widened { .. } => {}
-            Self::Pairs { x, .. } | Self::Tiles { x, .. } => *x = rounded,
+            Self::Pairs { x, .. } => *x = rounded,
         }
         self
     }
@@ -307,7 +300,7 @@ impl Product<'_> {
     pub(crate) unsafe fn run_all(products: &[Self], path: Path, pool: &Pool) {
         let count = |product: &Self| product.tiles().0 * product.tiles().1;
         let tasks = products.iter().map(count).sum();
-        let work = |p: &Self| p.rows * p.inputs * p.outputs / p.operand.cut().speed;
+        let work = |p: &Self| p.rows * p.inputs * p.outputs;
         let work = products.iter().map(work).sum();
         pool.run_sized(tasks, work, &|mut i| {
             for product in products {
@@ -367,10 +360,8 @@ impl Kernel for Tile<'_> {
             Operand::Widened { panels } => self.multiply::<L, true>(panels, LANES),
             #[cfg(target_arch = "x86_64")]
             Operand::Pairs { panels, x } => bf16_avx512::multiply(&self.rounded(x, panels)),
-            #[cfg(target_arch = "x86_64")]
-            Operand::Tiles { panels, x } => bf16_amx::multiply(&self.rounded(x, panels)),
             #[cfg(not(target_arch = "x86_64"))]
-            Operand::Pairs { .. } | Operand::Tiles { .. } => {
+            Operand::Pairs { .. } => {
                 unreachable!("no such set is available on this CPU")
             }
         }

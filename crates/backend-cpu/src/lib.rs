@@ -115,13 +115,16 @@ pub struct CpuBackend {
     pool: Pool,
     /// `x Aᵀ` where the caller does not keep it.
     hidden: Rows,
-    /// `dy B`.
-    hidden_gradient: Rows,
+    /// `dy B` of each of several linear maps.
+    hidden_gradients: [Rows; 3],
     /// One chunk's logits.
     logits: Rows,
     /// What is asked of each of a chunk's rows.
     groups: Vec<sample::Group>,
     scoring: score::Scoring,
+    /// What products on tiles work with.
+    #[cfg(target_arch = "x86_64")]
+    tiles: sets::Tiles,
     /// Keys and values of a training step in tiles.
     packed: Buffer,
     turns: Vec<Turns>,
@@ -140,10 +143,12 @@ impl CpuBackend {
             path: kernels.path,
             pool: Pool::new(config.threads).map_err(Error::Threads)?,
             hidden: Rows::empty(),
-            hidden_gradient: Rows::empty(),
+            hidden_gradients: [Rows::empty(), Rows::empty(), Rows::empty()],
             logits: Rows::empty(),
             groups: Vec::new(),
             scoring: score::Scoring::default(),
+            #[cfg(target_arch = "x86_64")]
+            tiles: sets::Tiles::default(),
             packed: Buffer::default(),
             turns: Vec::new(),
         })

@@ -2,10 +2,13 @@
 
 use std::{cell::Cell, ops::Range};
 
-use tinsmith_backend::{GRADIENT_TILE, Linear, LoraGradientUse, LoraUse, recycle::recycle};
+use tinsmith_backend::{
+    GRADIENT_TILE, Linear, LinearGradientPart, LinearPart, LoraGradientUse, LoraUse,
+    recycle::recycle,
+};
 
 use crate::{
-    CpuBackend, Weight,
+    CpuBackend, KernelSet, Weight,
     buffer::{Lora, Pair, Rows, View, overlap},
     gemm::{Adapter, Gradient, Product, narrow},
     lanes::Path,
@@ -13,7 +16,57 @@ use crate::{
     pool::Pool,
 };
 
-pub(crate) fn linear(
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiled;
+
+/// Several linear maps of the same rows.
+pub(crate) fn linears(cpu: &mut CpuBackend, x: &Rows, parts: &mut [LinearPart<'_, CpuBackend>]) {
+    for LinearPart { out, linear, .. } in &*parts {
+        let Linear { weight, .. } = linear;
+        assert!(x.features == weight.inputs && out.features == weight.outputs, "features fit");
+        assert!(x.rows == out.rows, "rows fit");
+    }
+    match cpu.set {
+        KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
+            for LinearPart { out, linear: map, hidden } in parts {
+                linear(cpu, out, x, map, hidden.as_deref_mut());
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        KernelSet::Bf16Amx => tiled::linears(cpu, x, parts),
+        #[cfg(not(target_arch = "x86_64"))]
+        KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
+    }
+}
+
+/// The gradients of several linear maps of the same rows.
+pub(crate) fn linears_backward(
+    cpu: &mut CpuBackend,
+    mut dx: Option<&mut Rows>,
+    x: &Rows,
+    parts: &mut [LinearGradientPart<'_, '_, CpuBackend>],
+) {
+    for LinearGradientPart { dy, weight, .. } in &*parts {
+        assert!(x.features == weight.inputs && dy.features == weight.outputs, "features fit");
+        assert!(x.rows == dy.rows, "rows fit");
+    }
+    if let Some(dx) = &dx {
+        assert!((dx.rows, dx.features) == (x.rows, x.features), "dx has the shape of x");
+    }
+    match cpu.set {
+        KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
+            for LinearGradientPart { dy, weight, hidden, uses } in parts {
+                linear_backward(cpu, dx.as_deref_mut(), (dy, x), weight, hidden, uses);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        KernelSet::Bf16Amx => tiled::linears_backward(cpu, dx, x, parts),
+        #[cfg(not(target_arch = "x86_64"))]
+        KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
+    }
+}
+
+fn linear(
     cpu: &mut CpuBackend,
     out: &mut Rows,
     x: &Rows,
@@ -22,8 +75,6 @@ pub(crate) fn linear(
 ) {
     let (path, pool) = (cpu.path, &cpu.pool);
     let weight = linear.weight;
-    assert!(x.features == weight.inputs && out.features == weight.outputs, "features fit");
-    assert!(x.rows == out.rows, "rows fit");
     let hidden = hidden.unwrap_or(&mut cpu.hidden);
     project(hidden, x, linear.uses, Side::Down, (path, pool));
     with_adapters(linear.uses, hidden, Side::Down, &(0..x.rows), |adapters| {
@@ -43,8 +94,8 @@ pub(crate) fn linear(
     });
 }
 
-/// Order: `dx += ((dy W blocks) + Σ scale * (dy B) A)`; each gradient folds its datums' tiles.
-pub(crate) fn linear_backward(
+/// Order, in the sets without tiles: `dx += ((dy W blocks) + Σ scale * (dy B) A)`; each gradient folds its datums' tiles.
+fn linear_backward(
     cpu: &mut CpuBackend,
     dx: Option<&mut Rows>,
     (dy, x): (&Rows, &Rows),
@@ -53,12 +104,10 @@ pub(crate) fn linear_backward(
     uses: &mut [LoraGradientUse<'_, Lora, Pair>],
 ) {
     let (path, pool) = (cpu.path, &cpu.pool);
-    assert!(x.features == weight.inputs && dy.features == weight.outputs, "features fit");
-    let forward = forward_uses(uses);
-    project(&mut cpu.hidden_gradient, dy, &forward, Side::Up, (path, pool));
-    let hidden_gradient = &cpu.hidden_gradient;
+    let forward = forward_uses(uses.iter());
+    project(&mut cpu.hidden_gradients[0], dy, &forward, Side::Up, (path, pool));
+    let hidden_gradient = &cpu.hidden_gradients[0];
     if let Some(dx) = dx {
-        assert!(dx.rows == dy.rows && dx.features == weight.inputs, "dx has the shape of x");
         with_adapters(&forward, hidden_gradient, Side::Up, &(0..dy.rows), |adapters| {
             let product = Product {
                 out: dx.view_mut(),
@@ -141,14 +190,16 @@ pub(crate) fn datum_tiles(datum: &Range<usize>) -> impl Iterator<Item = Range<us
 }
 
 /// The uses as forward sees them; [`keep_uses`] takes the list back.
-pub(crate) fn forward_uses<'a>(uses: &[LoraGradientUse<'a, Lora, Pair>]) -> Vec<LoraUse<'a, Lora>> {
+pub(crate) fn forward_uses<'u, 'a: 'u>(
+    uses: impl Iterator<Item = &'u LoraGradientUse<'a, Lora, Pair>>,
+) -> Vec<LoraUse<'a, Lora>> {
     let mut forward = USES.take();
     let of = |u: &LoraGradientUse<'a, _, _>| LoraUse {
         rows: u.rows.clone(),
         lora: u.lora,
         scale: u.scale,
     };
-    forward.extend(uses.iter().map(of));
+    forward.extend(uses.map(of));
     forward
 }
 
@@ -174,8 +225,7 @@ pub(crate) fn project(
     side: Side,
     (path, pool): (Path, &Pool),
 ) {
-    let rank = uses.iter().map(|u| u.lora.rank()).max().unwrap_or(0);
-    hidden.reshape(x.rows, rank);
+    hidden.reshape(x.rows, rank_max(uses));
     hidden.zero();
     let out = hidden.view_mut();
     with_list(&PRODUCTS, |products| {
@@ -194,6 +244,11 @@ pub(crate) fn project(
         // SAFETY: shapes were compared above; uses do not share rows.
         unsafe { Product::run_all(products, path, pool) };
     });
+}
+
+/// The greatest rank; 0 of no uses.
+pub(crate) fn rank_max(uses: &[LoraUse<'_, Lora>]) -> usize {
+    uses.iter().map(|u| u.lora.rank()).max().unwrap_or(0)
 }
 
 /// Calls `work` with the adapters of some of the rows, which become rows 0 and on.

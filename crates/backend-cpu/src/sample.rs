@@ -8,7 +8,6 @@ use crate::{
     CpuBackend,
     buffer::{Cells, Lora, Rows},
     lanes::Path,
-    linear::{Side, project},
     pool::Pool,
     score::Unembed,
     select::with_row,
@@ -21,15 +20,14 @@ pub(crate) fn sample(
     (unembedding, uses): (Unembedding<'_, CpuBackend>, &[LoraUse<'_, Lora>]),
     asks: &[Ask],
 ) {
-    let (path, pool) = (cpu.path, &cpu.pool);
     assert!(asks.is_sorted_by_key(|ask| ask.row), "rows ascend");
-    project(&mut cpu.hidden, x, uses, Side::Down, (path, pool));
-    let unembed = Unembed { x, unembedding, hidden: &cpu.hidden, uses };
+    let unembed = Unembed::new(cpu, x, unembedding, uses);
     answers.clear();
     answers.resize(asks.iter().map(|ask| ask.query.answers()).sum(), BLANK);
     let (mut asks, mut answers) = (asks, answers.as_mut_slice());
     for rows in unembed.chunks() {
-        unembed.logits(&mut cpu.logits, &rows, (path, pool));
+        unembed.logits(cpu, &rows);
+        let (path, pool) = (cpu.path, &cpu.pool);
         let (own, later) = asks.split_at(asks.partition_point(|ask| ask.row < rows.end));
         let places = own.iter().map(|ask| ask.query.answers()).sum();
         let (out, rest) = answers.split_at_mut(places);

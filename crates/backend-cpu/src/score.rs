@@ -10,19 +10,22 @@ use tinsmith_backend::{
 };
 
 use crate::{
-    CpuBackend,
-    buffer::{Cells, Lora, Pair, Rows, View, overlap, padded, with_scratch},
+    CpuBackend, KernelSet,
+    buffer::{Cells, Lora, Pair, Rows, overlap, padded, with_scratch},
     gemm::{Product, narrow},
     lanes::{Kernel, LANES, Lanes, Path},
     linear::{
         PRODUCTS, Side, Sides, TILES, add_gradients, datum_tiles, forward_uses, keep_uses, project,
-        with_adapters,
+        rank_max, with_adapters,
     },
     lists::with_list,
     math,
     pool::Pool,
     softcap::{self, SlopedExponentials},
 };
+
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 /// Entries of the vocabulary whose maximum and sum are taken together.
 const VOCABULARY_TILE: usize = 512;
@@ -34,12 +37,11 @@ pub(crate) fn score(
     (unembedding, uses): (Unembedding<'_, CpuBackend>, &[LoraUse<'_, Lora>]),
     targets: Targets<'_>,
 ) {
-    let (path, pool) = (cpu.path, &cpu.pool);
     assert!(logprobs.len() == x.rows * targets.per_row, "a place for each candidate");
-    project(&mut cpu.hidden, x, uses, Side::Down, (path, pool));
-    let unembed = Unembed { x, unembedding, hidden: &cpu.hidden, uses };
+    let unembed = Unembed::new(cpu, x, unembedding, uses);
     for rows in unembed.chunks() {
-        unembed.logits(&mut cpu.logits, &rows, (path, pool));
+        unembed.logits(cpu, &rows);
+        let (path, pool) = (cpu.path, &cpu.pool);
         let part = rows.start * targets.per_row..rows.end * targets.per_row;
         let targets = Targets { ids: &targets.ids[part.clone()], per_row: targets.per_row };
         row_logprobs(&mut logprobs[part], None, &cpu.logits, targets, (path, pool));
@@ -54,10 +56,8 @@ pub(crate) fn score_backward(
     targets: Targets<'_>,
     coefficients: &mut Coefficients<'_>,
 ) {
-    let (path, pool) = (cpu.path, &cpu.pool);
-    let forward = forward_uses(uses);
-    project(&mut cpu.hidden, x, &forward, Side::Down, (path, pool));
-    let unembed = Unembed { x, unembedding, hidden: &cpu.hidden, uses: &forward };
+    let forward = forward_uses(uses.iter());
+    let unembed = Unembed::new(cpu, x, unembedding, &forward);
     let (weight, softcap) = (unembedding.weight, unembedding.softcap);
     if let Some(dx) = &mut dx {
         dx.zero();
@@ -67,7 +67,8 @@ pub(crate) fn score_backward(
     list_pieces(uses, x.rows, (&mut *pieces, covered));
     for chunk in gradient_chunks(pieces, chunk_rows(weight.outputs)) {
         let rows = chunk.rows.clone();
-        unembed.logits(&mut cpu.logits, &rows, (path, pool));
+        unembed.logits(cpu, &rows);
+        let (path, pool) = (cpu.path, &cpu.pool);
         let part = rows.start * targets.per_row..rows.end * targets.per_row;
         let targets = Targets { ids: &targets.ids[part.clone()], per_row: targets.per_row };
         logprobs.clear();
@@ -84,34 +85,43 @@ pub(crate) fn score_backward(
         }
         let row_scales = RowScales { normalizers, factors, softcap };
         differentiate(logits, &row_scales, targets, (path, pool));
-        project_chunk(&mut cpu.hidden_gradient, logits, &forward, &rows, (path, pool));
-        if let Some(dx) = &mut dx {
-            let active = |row: usize| {
-                let part = &factors[row * targets.per_row..][..targets.per_row];
-                part.iter().any(|&factor| factor != 0.0)
-            };
-            for run in runs(rows.len(), active) {
-                let (logits, hidden) = (logits.view(), &cpu.hidden_gradient);
-                unembed.backward(dx, &rows, run, (logits, hidden), (path, pool));
-            }
-        }
-        let sides = ChunkSides { logits, hidden_gradient: &cpu.hidden_gradient };
-        unembed.add_chunk_gradients(uses, &chunk, &sides, (path, pool));
+        let active = |row: usize| {
+            let part = &factors[row * targets.per_row..][..targets.per_row];
+            part.iter().any(|&factor| factor != 0.0)
+        };
+        unembed.backward(cpu, dx.as_deref_mut(), &rows, active);
+        unembed.add_chunk_gradients(cpu, uses, &chunk);
     }
     cpu.scoring = scoring;
     keep_uses(forward);
 }
 
 /// The unembedding of a step's rows.
+#[derive(Clone, Copy)]
 pub(crate) struct Unembed<'a> {
-    pub(crate) x: &'a Rows,
-    pub(crate) unembedding: Unembedding<'a, CpuBackend>,
-    /// `[rows, rank]`: `x Aᵀ` of the uses.
-    pub(crate) hidden: &'a Rows,
-    pub(crate) uses: &'a [LoraUse<'a, Lora>],
+    x: &'a Rows,
+    unembedding: Unembedding<'a, CpuBackend>,
+    uses: &'a [LoraUse<'a, Lora>],
 }
 
-impl Unembed<'_> {
+impl<'a> Unembed<'a> {
+    /// Makes `x Aᵀ`, or room for it.
+    pub(crate) fn new(
+        cpu: &mut CpuBackend,
+        x: &'a Rows,
+        unembedding: Unembedding<'a, CpuBackend>,
+        uses: &'a [LoraUse<'a, Lora>],
+    ) -> Self {
+        assert!(x.features == unembedding.weight.inputs, "features fit");
+        match cpu.set {
+            KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
+                project(&mut cpu.hidden, x, uses, Side::Down, (cpu.path, &cpu.pool));
+            }
+            KernelSet::Bf16Amx => cpu.hidden.reshape(x.rows, rank_max(uses)),
+        }
+        Self { x, unembedding, uses }
+    }
+
     /// The rows, in parts whose logits are held at once.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (rows, step) = (self.x.rows, chunk_rows(self.unembedding.weight.outputs));
@@ -119,17 +129,28 @@ impl Unembed<'_> {
     }
 
     /// The logits of `x[rows.start + i]`, under the softcap if there is one.
-    pub(crate) fn logits(
-        &self,
-        logits: &mut Rows,
-        rows: &Range<usize>,
-        (path, pool): (Path, &Pool),
-    ) {
+    pub(crate) fn logits(&self, cpu: &mut CpuBackend, rows: &Range<usize>) {
         let Unembedding { weight, softcap } = self.unembedding;
-        assert!(self.x.features == weight.inputs, "features fit");
-        logits.reshape(rows.len(), weight.outputs);
+        cpu.logits.reshape(rows.len(), weight.outputs);
+        match cpu.set {
+            KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
+                self.multiply(cpu, rows);
+            }
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Bf16Amx => tiled::logits(self, cpu, rows),
+            #[cfg(not(target_arch = "x86_64"))]
+            KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
+        }
+        if let Some(cap) = softcap {
+            softcap::cap_rows(&mut cpu.logits, cap, (cpu.path, &cpu.pool));
+        }
+    }
+
+    fn multiply(&self, cpu: &mut CpuBackend, rows: &Range<usize>) {
+        let CpuBackend { logits, hidden, path, pool, .. } = cpu;
+        let weight = self.unembedding.weight;
         // SAFETY: `rows` lie in `x`; `logits` got the shape that is written.
-        with_adapters(self.uses, self.hidden, Side::Down, rows, |adapters| unsafe {
+        with_adapters(self.uses, hidden, Side::Down, rows, |adapters| unsafe {
             let product = Product {
                 out: logits.view_mut(),
                 x: self.x.view().skip_rows(rows.start),
@@ -141,26 +162,74 @@ impl Unembed<'_> {
                 adapters,
                 add: false,
             };
-            product.run(path, pool);
+            product.run(*path, pool);
         });
-        if let Some(cap) = softcap {
-            softcap::cap_rows(logits, cap, (path, pool));
+    }
+
+    /// `dlogits B` of a chunk, and `dx` of those of its rows that have a gradient.
+    fn backward(
+        &self,
+        cpu: &mut CpuBackend,
+        mut dx: Option<&mut Rows>,
+        chunk: &Range<usize>,
+        active: impl Fn(usize) -> bool,
+    ) {
+        match cpu.set {
+            KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
+                self.project_chunk(cpu, chunk);
+                let Some(dx) = &mut dx else { return };
+                for run in runs(chunk.len(), active) {
+                    self.run_backward(cpu, dx, chunk, run);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Bf16Amx if self.uses.is_empty() => {
+                let Some(dx) = &mut dx else { return };
+                for run in runs(chunk.len(), active) {
+                    tiled::backward(self, cpu, Some(dx), (chunk, run));
+                }
+            }
+            // Rows without a gradient have zeros, also in `dlogits B`.
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Bf16Amx => tiled::backward(self, cpu, dx, (chunk, 0..chunk.len())),
+            #[cfg(not(target_arch = "x86_64"))]
+            KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
         }
     }
 
+    /// `hidden[i] = dlogits[i] B`, for the rows of a chunk.
+    fn project_chunk(&self, cpu: &mut CpuBackend, chunk: &Range<usize>) {
+        let CpuBackend { logits, hidden_gradients: [hidden, ..], path, pool, .. } = cpu;
+        hidden.reshape(chunk.len(), rank_max(self.uses));
+        let out = hidden.view_mut();
+        with_list(&PRODUCTS, |products| {
+            let touching = self.uses.iter().filter(|u| !overlap(&u.rows, chunk).is_empty());
+            products.extend(touching.map(|lora_use| {
+                let rows = overlap(&lora_use.rows, chunk);
+                let first = rows.start - chunk.start;
+                let (b, rank) = (lora_use.lora.up_transposed(), lora_use.lora.rank());
+                // SAFETY: the rows lie in the chunk, whose rows both buffers have.
+                let views = unsafe { (out.skip_rows(first), logits.view().skip_rows(first), b) };
+                narrow(views, (rows.len(), logits.features, rank))
+            }));
+            // SAFETY: as above; uses do not share rows.
+            unsafe { Product::run_all(products, *path, pool) };
+        });
+    }
+
     /// `dx = dlogits W + Σ scale * (dlogits B) A`, for a run of a chunk's rows.
-    fn backward(
+    fn run_backward(
         &self,
+        cpu: &mut CpuBackend,
         dx: &mut Rows,
         chunk: &Range<usize>,
         run: Range<usize>,
-        (logits, hidden): (View, &Rows),
-        (path, pool): (Path, &Pool),
     ) {
+        let CpuBackend { logits, hidden_gradients: [hidden, ..], path, pool, .. } = cpu;
         let weight = self.unembedding.weight;
         // SAFETY: the run lies in the chunk, the chunk in `dx`, which is borrowed for us alone; the chunk's
         // `dlogits B` has the chunk's rows.
-        with_adapters(self.uses, self.hidden, Side::Up, chunk, |adapters| unsafe {
+        with_adapters(self.uses, hidden, Side::Up, chunk, |adapters| unsafe {
             for adapter in &mut *adapters {
                 let shared = overlap(&adapter.rows, &run);
                 adapter.rows = shared.start - run.start..shared.end - run.start;
@@ -168,7 +237,7 @@ impl Unembed<'_> {
             }
             let product = Product {
                 out: dx.view_mut().skip_rows(chunk.start + run.start),
-                x: logits.skip_rows(run.start),
+                x: logits.view().skip_rows(run.start),
                 rows: run.len(),
                 inputs: weight.outputs,
                 outputs: weight.inputs,
@@ -177,40 +246,50 @@ impl Unembed<'_> {
                 adapters,
                 add: false,
             };
-            product.run(path, pool);
+            product.run(*path, pool);
         });
     }
 
     /// Folds the chunk's tiles onto each use's gradient.
     fn add_chunk_gradients(
         &self,
+        cpu: &mut CpuBackend,
         uses: &mut [LoraGradientUse<'_, Lora, Pair>],
         chunk: &Chunk<'_>,
-        sides: &ChunkSides<'_>,
-        (path, pool): (Path, &Pool),
+    ) {
+        match cpu.set {
+            KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
+                self.fold_gradients(cpu, uses, chunk);
+            }
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Bf16Amx => tiled::fold_gradients(self, cpu, uses, chunk),
+            #[cfg(not(target_arch = "x86_64"))]
+            KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
+        }
+    }
+
+    fn fold_gradients(
+        &self,
+        cpu: &CpuBackend,
+        uses: &mut [LoraGradientUse<'_, Lora, Pair>],
+        chunk: &Chunk<'_>,
     ) {
         let start = chunk.rows.start;
         for (i, lora_use) in uses.iter_mut().enumerate() {
             // SAFETY: tiles lie in the chunk, whose rows all four sides have.
             with_list(&TILES, |tiles| unsafe {
-                let own = chunk.pieces.iter().filter(|piece| piece.of == Some(i));
-                tiles.extend(own.map(|Piece { rows, .. }| rows.start - start..rows.end - start));
+                tiles.extend(chunk.tiles_of(i));
                 let sides = Sides {
-                    hidden: self.hidden.view().skip_rows(start),
-                    hidden_gradient: sides.hidden_gradient.view(),
+                    hidden: cpu.hidden.view().skip_rows(start),
+                    hidden_gradient: cpu.hidden_gradients[0].view(),
                     x: self.x.view().skip_rows(start),
-                    dy: sides.logits.view(),
+                    dy: cpu.logits.view(),
                 };
-                add_gradients(lora_use.gradient, &sides, tiles, lora_use.scale, (path, pool));
+                let (gradient, scale) = (&mut *lora_use.gradient, lora_use.scale);
+                add_gradients(gradient, &sides, tiles, scale, (cpu.path, &cpu.pool));
             });
         }
     }
-}
-
-/// A chunk's `dlogits` and `dlogits B`.
-struct ChunkSides<'a> {
-    logits: &'a Rows,
-    hidden_gradient: &'a Rows,
 }
 
 /// Rows whose logits are held at once: about 4 MB of them, whole gradient tiles.
@@ -231,6 +310,15 @@ struct Piece {
 struct Chunk<'a> {
     rows: Range<usize>,
     pieces: &'a [Piece],
+}
+
+impl Chunk<'_> {
+    /// A use's gradient tiles, as rows of the chunk.
+    fn tiles_of(&self, number: usize) -> impl Iterator<Item = Range<usize>> {
+        let start = self.rows.start;
+        let own = self.pieces.iter().filter(move |piece| piece.of == Some(number));
+        own.map(move |Piece { rows, .. }| rows.start - start..rows.end - start)
+    }
 }
 
 /// What [`score_backward`] works with, kept from op to op.
@@ -291,32 +379,6 @@ fn runs(rows: usize, active: impl Fn(usize) -> bool) -> impl Iterator<Item = Ran
         next = (start..rows).find(|&row| !active(row)).unwrap_or(rows);
         Some(start..next)
     })
-}
-
-/// `hidden[i] = dlogits[i] B`, for the rows of a chunk.
-fn project_chunk(
-    hidden: &mut Rows,
-    logits: &Rows,
-    uses: &[LoraUse<'_, Lora>],
-    chunk: &Range<usize>,
-    (path, pool): (Path, &Pool),
-) {
-    let rank = uses.iter().map(|u| u.lora.rank()).max().unwrap_or(0);
-    hidden.reshape(chunk.len(), rank);
-    let out = hidden.view_mut();
-    with_list(&PRODUCTS, |products| {
-        let touching = uses.iter().filter(|u| !overlap(&u.rows, chunk).is_empty());
-        products.extend(touching.map(|lora_use| {
-            let rows = overlap(&lora_use.rows, chunk);
-            let first = rows.start - chunk.start;
-            let (b, rank) = (lora_use.lora.up_transposed(), lora_use.lora.rank());
-            // SAFETY: the rows lie in the chunk, whose rows both buffers have.
-            let views = unsafe { (out.skip_rows(first), logits.view().skip_rows(first), b) };
-            narrow(views, (rows.len(), logits.features, rank))
-        }));
-        // SAFETY: as above; uses do not share rows.
-        unsafe { Product::run_all(products, path, pool) };
-    });
 }
 
 /// Fills `logprobs [rows * per_row]`, and each row's log of the sum of exponentials if asked.

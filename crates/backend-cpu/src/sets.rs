@@ -13,6 +13,8 @@ use crate::{Error, lanes::Path};
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16_amx;
 #[cfg(target_arch = "x86_64")]
+pub(crate) use bf16_amx::linear::Tiles;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16_avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16_fma;
@@ -76,7 +78,7 @@ impl KernelSet {
             },
             Self::Bf16Amx => &Entry {
                 name: "bf16-amx",
-                versioned: "bf16-amx.1",
+                versioned: "bf16-amx.2",
                 weights: Dtype::Bf16,
                 paths: &[Path::Avx512],
                 needs: &[("AVX512-BF16", has_avx512_bf16), ("AMX-BF16", has_amx_bf16)],

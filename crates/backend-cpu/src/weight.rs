@@ -62,13 +62,23 @@ impl Weight {
 
     /// What a product multiplies `x` by.
     pub(crate) fn operand(&self) -> Operand {
-        operand(self.set, &self.panels, self.inputs)
+        operand(self.set, self.panels())
     }
 
     /// The matrix `[inputs, outputs]` in the same layout, made when first asked for.
     pub(crate) fn transposed(&self, pool: &Pool) -> Operand {
+        operand(self.set, self.transposed_panels(pool))
+    }
+
+    /// The panels alone.
+    pub(crate) fn panels(&self) -> View {
+        view(self.set, &self.panels, self.inputs)
+    }
+
+    /// The transposed matrix's panels, made when first asked for.
+    pub(crate) fn transposed_panels(&self, pool: &Pool) -> View {
         let transposed = self.transposed.get_or_init(|| self.transpose(pool));
-        operand(self.set, transposed, self.outputs)
+        view(self.set, transposed, self.outputs)
     }
 
     fn transpose(&self, pool: &Pool) -> Buffer {
@@ -149,13 +159,12 @@ fn view_mut(set: KernelSet, panels: &mut Buffer, inputs: usize) -> View {
     View { pointer: panels.pointer_mut(), stride: depth(set, inputs) * LANES }
 }
 
-fn operand(set: KernelSet, panels: &Buffer, inputs: usize) -> Operand {
-    let panels = view(set, panels, inputs);
+fn operand(set: KernelSet, panels: View) -> Operand {
     match set {
         KernelSet::F32 => Operand::Floats { panels, step: LANES },
         KernelSet::W16Avx2 => Operand::Widened { panels },
         KernelSet::Bf16Avx512 => Operand::Pairs { panels, x: Rounded::none() },
-        KernelSet::Bf16Amx => Operand::Tiles { panels, x: Rounded::none() },
+        KernelSet::Bf16Amx => unreachable!("the set multiplies on tiles"),
     }
 }
 

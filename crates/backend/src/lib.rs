@@ -195,6 +195,26 @@ pub trait Backend: Send + 'static {
         linear: Linear<'_, Self>,
         hidden: Option<&mut Self::Rows>,
     );
+    /// Several linear maps of the same rows, which a backend may read once: as [`Backend::linear`] each.
+    fn linears(&mut self, x: &Self::Rows, parts: &mut [LinearPart<'_, Self>]) {
+        for part in parts {
+            let Linear { weight, bias, uses, add } = part.linear;
+            let linear = Linear { weight, bias, uses, add };
+            self.linear(part.out, x, linear, part.hidden.as_deref_mut());
+        }
+    }
+    /// The gradients of [`Backend::linears`], in the order of the parts.
+    fn linears_backward(
+        &mut self,
+        mut dx: Option<&mut Self::Rows>,
+        x: &Self::Rows,
+        parts: &mut [LinearGradientPart<'_, '_, Self>],
+    ) {
+        for part in parts {
+            let LinearGradientPart { dy, weight, hidden, uses } = part;
+            self.linear_backward(dx.as_deref_mut(), dy, x, weight, hidden, uses);
+        }
+    }
     /// The gradient of [`Backend::linear`]: adds to `dx` (if given) and to each use's gradient.
     fn linear_backward(
         &mut self,
@@ -328,6 +348,30 @@ pub struct Linear<'a, B: Backend + ?Sized> {
     pub uses: &'a [LoraUse<'a, B::Lora>],
     /// Adds to the output instead of overwriting it.
     pub add: bool,
+}
+
+/// One of several linear maps of the same rows.
+#[derive(Debug)]
+pub struct LinearPart<'a, B: Backend + ?Sized> {
+    /// Where it goes.
+    pub out: &'a mut B::Rows,
+    /// The map.
+    pub linear: Linear<'a, B>,
+    /// Keeps `x Aᵀ` for backward.
+    pub hidden: Option<&'a mut B::Rows>,
+}
+
+/// The gradient of one of several linear maps of the same rows.
+#[derive(Debug)]
+pub struct LinearGradientPart<'a, 'u, B: Backend + ?Sized> {
+    /// The gradient of what it gave.
+    pub dy: &'a B::Rows,
+    /// `[out, in]`.
+    pub weight: &'a B::Weight,
+    /// What forward kept.
+    pub hidden: &'a B::Rows,
+    /// The adapters' gradients.
+    pub uses: &'a mut [LoraGradientUse<'u, B::Lora, B::Pair>],
 }
 
 /// The frozen matrix that gives logits; the adapters that apply to it stand beside it.
