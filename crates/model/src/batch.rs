@@ -99,6 +99,11 @@ impl<'a, B: Backend> Spans<'a, B> {
     /// Fills `uses` with the adapters that have something at `site`.
     pub(crate) fn fill(&self, site: Site, uses: &mut Vec<LoraUse<'a, B::Lora>>) {
         uses.clear();
+        self.append(site, uses);
+    }
+
+    /// Adds them to `uses`.
+    pub(crate) fn append(&self, site: Site, uses: &mut Vec<LoraUse<'a, B::Lora>>) {
         for (rows, adapter) in &self.0 {
             if let Some(lora) = adapter.site(site) {
                 uses.push(LoraUse { rows: rows.clone(), lora, scale: adapter.spec().scale() });

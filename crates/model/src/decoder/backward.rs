@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use tinsmith_backend::{
-    AttentionForward, Backend, Coefficients, LoraGradientUse, Qkv, QkvGradients,
+    AttentionForward, Backend, Coefficients, LinearGradientPart, LoraGradientUse, Qkv, QkvGradients,
 };
 
 use super::{
@@ -100,18 +100,17 @@ impl<B: Backend> Decoder<B> {
         back.b.gated(&mut stream.gated, &state.gate, &state.up, activation);
         back.b.zero(dgated);
         let dy = self.output_gradient(back, post_norm, &state.projected[1], dx, dnormed);
-        let down = (layer, Projection::Down, state);
-        self.linear_backward(back, down, Some(&mut *dgated), dy, &stream.gated);
+        let down = [(Projection::Down, dy)];
+        self.linears_backward(back, (layer, state), Some(&mut *dgated), &stream.gated, down);
         back.b.gated_backward(dgate, dup, dgated, &state.gate, &state.up, activation);
         back.b.rms_norm(&mut stream.normed, &state.middle, &weights.mlp_norm, self.config.rms_eps);
         let flows = layer > 0 || back.attention;
         if flows {
             back.b.zero(dnormed);
         }
-        for (projection, dy) in [(Projection::Gate, &*dgate), (Projection::Up, &*dup)] {
-            let dx = flows.then_some(&mut *dnormed);
-            self.linear_backward(back, (layer, projection, state), dx, dy, &stream.normed);
-        }
+        let outputs = [(Projection::Gate, &*dgate), (Projection::Up, &*dup)];
+        let to = flows.then_some(&mut *dnormed);
+        self.linears_backward(back, (layer, state), to, &stream.normed, outputs);
         if flows {
             let (x, weight) = (&state.middle, &weights.mlp_norm);
             back.b.rms_norm_backward(dx, dnormed, x, weight, self.config.rms_eps);
@@ -133,8 +132,8 @@ impl<B: Backend> Decoder<B> {
         back.b.zero(dattention);
         let post_norm = weights.post_norms.as_ref().map(|norms| &norms[0]);
         let dy = self.output_gradient(back, post_norm, &state.projected[0], dx, dnormed);
-        let out = (layer, Projection::O, state);
-        self.linear_backward(back, out, Some(&mut *dattention), dy, &state.attention);
+        let out = [(Projection::O, dy)];
+        self.linears_backward(back, (layer, state), Some(&mut *dattention), &state.attention, out);
 
         let (q_rope, k_rope) = self.ropes(layer, back.positions);
         back.b.rope(&mut stream.q, &state.q, q_rope);
@@ -160,10 +159,8 @@ impl<B: Backend> Decoder<B> {
             back.b.zero(dnormed);
         }
         let outputs = [(Projection::Q, &*dq), (Projection::K, &*dk), (Projection::V, &*dv)];
-        for (projection, dy) in outputs {
-            let dx = flows.then_some(&mut *dnormed);
-            self.linear_backward(back, (layer, projection, state), dx, dy, &stream.normed);
-        }
+        let to = flows.then_some(&mut *dnormed);
+        self.linears_backward(back, (layer, state), to, &stream.normed, outputs);
         if flows {
             back.b.rms_norm_backward(dx, dnormed, input, norm, eps);
         }
@@ -185,21 +182,28 @@ impl<B: Backend> Decoder<B> {
         to
     }
 
-    /// The gradient of one projection; nothing runs where nobody asks.
-    fn linear_backward(
+    /// The gradient of projections of the same rows, in their order; nothing runs where nobody asks.
+    fn linears_backward<const N: usize>(
         &self,
         back: &mut Back<'_, B>,
-        (layer, projection, state): (usize, Projection, &LayerState<B>),
+        (layer, state): (usize, &LayerState<B>),
         dx: Option<&mut B::Rows>,
-        dy: &B::Rows,
         x: &B::Rows,
+        outputs: [(Projection, &B::Rows); N],
     ) {
-        let weight = &self.layers[layer].projections[projection as usize].weight;
-        let hidden = &state.hidden[projection as usize];
-        back.fill(Site::Layer(layer, projection));
-        if dx.is_some() || !back.uses.is_empty() {
-            back.b.linear_backward(dx, dy, x, weight, hidden, &mut back.uses);
+        back.uses.clear();
+        let counts = outputs.map(|(projection, _)| back.append(Site::Layer(layer, projection)));
+        if dx.is_none() && back.uses.is_empty() {
+            return;
         }
+        let (mut counts, mut rest) = (counts.into_iter(), back.uses.as_mut_slice());
+        let mut parts = outputs.map(|(projection, dy)| {
+            let (uses, later) = std::mem::take(&mut rest).split_at_mut(counts.next().unwrap_or(0));
+            rest = later;
+            let weight = &self.layers[layer].projections[projection as usize].weight;
+            LinearGradientPart { dy, weight, hidden: &state.hidden[projection as usize], uses }
+        });
+        back.b.linears_backward(dx, x, &mut parts);
     }
 }
 
@@ -223,6 +227,12 @@ impl<'p, B: Backend> Back<'p, B> {
     /// Fills `uses` with the places where the gradients at one site gather.
     fn fill(&mut self, site: Site) {
         self.uses.clear();
+        self.append(site);
+    }
+
+    /// Adds them to `uses`; answers how many they are.
+    fn append(&mut self, site: Site) -> usize {
+        let before = self.uses.len();
         for group in &mut self.groups {
             let index = site.index(group.gradient.len());
             if let (Some(lora), Some(gradient)) =
@@ -237,5 +247,6 @@ impl<'p, B: Backend> Back<'p, B> {
                 });
             }
         }
+        self.uses.len() - before
     }
 }

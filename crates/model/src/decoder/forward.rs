@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use tinsmith_backend::{Backend, Linear, LoraUse, PagedSequence, Qkv, Rope};
+use tinsmith_backend::{Backend, Linear, LinearPart, LoraUse, PagedSequence, Qkv, Rope};
 
 use super::{Decoder, LayerWeights};
 use crate::{
@@ -107,19 +107,19 @@ impl<B: Backend> Decoder<B> {
     ) {
         let weights = &self.layers[layer];
         let LayerState { q, k, v, attention, lse, projected: [projected, _], hidden, .. } = state;
-        let op = |projection| LayerLinear { weights, layer, projection, add: false };
         pass.b.rms_norm(
             &mut stream.normed,
             &stream.x,
             &weights.attention_norm,
             self.config.rms_eps,
         );
-        let outputs =
-            [(Projection::Q, &mut *q), (Projection::K, &mut *k), (Projection::V, &mut *v)];
-        for (projection, out) in outputs {
-            let kept = &mut hidden[projection as usize];
-            pass.linear(out, &stream.normed, &op(projection), kept);
-        }
+        let [q_hidden, k_hidden, v_hidden, ..] = hidden;
+        let outputs = [
+            (Projection::Q, &mut *q, q_hidden),
+            (Projection::K, &mut *k, k_hidden),
+            (Projection::V, &mut *v, v_hidden),
+        ];
+        pass.linears(&stream.normed, (weights, layer), outputs);
         let (q_rope, k_rope) = self.ropes(layer, positions);
         pass.b.rope(&mut stream.q, q, q_rope);
         pass.b.rope(&mut stream.k, k, k_rope);
@@ -138,7 +138,8 @@ impl<B: Backend> Decoder<B> {
         let Stream { x, normed, .. } = stream;
         let norm = weights.post_norms.as_ref().map(|norms| &norms[0]);
         let output = Output { x, normed, projected, hidden };
-        self.add_output(pass, attention, &op(Projection::O), norm, output);
+        let op = LayerLinear { weights, layer, projection: Projection::O, add: false };
+        self.add_output(pass, attention, &op, norm, output);
     }
 
     /// `x += down(activation(gate) * up)` of the normed x, with a norm around `down` if there is one.
@@ -151,18 +152,17 @@ impl<B: Backend> Decoder<B> {
     ) {
         let weights = &self.layers[layer];
         let LayerState { gate, up, projected: [_, projected], hidden, .. } = state;
-        let op = |projection| LayerLinear { weights, layer, projection, add: false };
         pass.b.rms_norm(&mut stream.normed, &stream.x, &weights.mlp_norm, self.config.rms_eps);
-        for (projection, out) in [(Projection::Gate, &mut *gate), (Projection::Up, &mut *up)] {
-            let kept = &mut hidden[projection as usize];
-            pass.linear(out, &stream.normed, &op(projection), kept);
-        }
+        let [.., gate_hidden, up_hidden, down_hidden] = hidden;
+        let outputs =
+            [(Projection::Gate, &mut *gate, gate_hidden), (Projection::Up, &mut *up, up_hidden)];
+        pass.linears(&stream.normed, (weights, layer), outputs);
         pass.b.gated(&mut stream.gated, gate, up, self.config.activation);
-        let hidden = &mut hidden[Projection::Down as usize];
         let Stream { x, normed, gated, .. } = stream;
         let norm = weights.post_norms.as_ref().map(|norms| &norms[1]);
-        let output = Output { x, normed, projected, hidden };
-        self.add_output(pass, gated, &op(Projection::Down), norm, output);
+        let output = Output { x, normed, projected, hidden: down_hidden };
+        let op = LayerLinear { weights, layer, projection: Projection::Down, add: false };
+        self.add_output(pass, gated, &op, norm, output);
     }
 
     /// Adds a projection's output to the residual stream: at once, or after its norm.
@@ -201,6 +201,31 @@ impl<B: Backend> Decoder<B> {
 }
 
 impl<B: Backend> Pass<'_, '_, B> {
+    /// Several projections of the same rows: each with its output, and with what backward keeps.
+    fn linears<const N: usize>(
+        &mut self,
+        x: &B::Rows,
+        (weights, layer): (&LayerWeights<B>, usize),
+        outputs: [(Projection, &mut B::Rows, &mut B::Rows); N],
+    ) {
+        self.uses.clear();
+        let counts = outputs.each_ref().map(|(projection, ..)| {
+            let before = self.uses.len();
+            self.spans.append(Site::Layer(layer, *projection), &mut self.uses);
+            self.uses.len() - before
+        });
+        let (mut counts, mut rest) = (counts.into_iter(), self.uses.as_slice());
+        let mut parts = outputs.map(|(projection, out, hidden)| {
+            let (uses, later) = rest.split_at(counts.next().unwrap_or(0));
+            rest = later;
+            let matrix = &weights.projections[projection as usize];
+            let (weight, bias) = (&matrix.weight, matrix.bias.as_ref());
+            let hidden = (self.keep && !uses.is_empty()).then_some(hidden);
+            LinearPart { out, linear: Linear { weight, bias, uses, add: false }, hidden }
+        });
+        self.b.linears(x, &mut parts);
+    }
+
     fn linear(
         &mut self,
         out: &mut B::Rows,

@@ -49,7 +49,7 @@ impl PackedLora {
     }
 
     /// `x Aᵀ` or `dy B`: panels of the rank.
-    pub(super) fn to_rank(&self, side: Side, features: usize) -> View {
+    pub(super) fn narrow(&self, side: Side, features: usize) -> View {
         let packed = match side {
             Side::Down => &self.a,
             Side::Up => &self.b,
@@ -58,7 +58,7 @@ impl PackedLora {
     }
 
     /// `hidden Bᵀ` or `(dy B) A`: panels of the features.
-    pub(super) fn from_rank(&self, side: Side, rank: usize) -> View {
+    pub(super) fn wide(&self, side: Side, rank: usize) -> View {
         let packed = match side {
             Side::Down => &self.b,
             Side::Up => &self.a,

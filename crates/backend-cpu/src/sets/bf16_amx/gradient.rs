@@ -21,6 +21,8 @@ use crate::{
 const PACKED_TILES: usize = 16;
 /// Panels whose rows are packed together.
 const PACKED_PANELS: usize = 2;
+/// Words from panel to panel.
+const PACKED_STRIDE: usize = PACKED_TILES * TILE_WORDS;
 
 /// Matrices with a row for each token.
 #[derive(Clone, Copy)]
@@ -169,34 +171,51 @@ impl Task<'_> {
 
     /// All sums of some panels of one matrix; sums over the same tokens share their packed rows.
     unsafe fn sum(&self, number: usize, big: View, panels: Range<usize>) {
-        const STRIDE: usize = PACKED_TILES * TILE_WORDS;
         let first = self.sums.partition_point(|sum| sum.big < number);
         let end = self.sums.partition_point(|sum| sum.big <= number);
-        with_scratch(PACKED_PANELS * STRIDE, |packed| {
+        with_scratch(PACKED_PANELS * PACKED_STRIDE, |packed| {
             for same in self.sums[first..end].chunk_by(|one, next| one.tiles == next.tiles) {
-                let tiles = &self.tiles[same[0].tiles.clone()];
-                for (part, tiles) in tiles.chunks(PACKED_TILES).enumerate() {
-                    for (i, &(row, rows)) in tiles.iter().enumerate() {
-                        let pointer = big.at(row, panels.start * LANES);
-                        let to = (packed.add(i * TILE_WORDS), STRIDE);
-                        let x = View { pointer, stride: big.stride };
-                        round::row_pairs(x, (rows, panels.len()), to);
-                    }
-                    for sum in same {
-                        let x = sum.words + part * STRIDE;
-                        let term = Term {
-                            x: self.words.0.add(x),
-                            x_stride: sum.tiles.len() * TILE_WORDS,
-                            w: View { pointer: packed, stride: STRIDE },
-                            tiles: tiles.len(),
-                        };
-                        let pointer = sum.out.at(0, panels.start * LANES);
-                        let out = ViewMut { pointer, stride: sum.out.stride };
-                        let (rows, panels) = (sum.rank, 0..panels.len());
-                        Sums { terms: &[term], rows, panels, out, begin: Begin::Out }.run();
-                    }
-                }
+                self.sum_same(same, big, &panels, packed);
             }
         });
+    }
+
+    unsafe fn sum_same(&self, same: &[Sum], big: View, panels: &Range<usize>, packed: *mut f32) {
+        let tiles = &self.tiles[same[0].tiles.clone()];
+        for (part, tiles) in tiles.chunks(PACKED_TILES).enumerate() {
+            pack(big, tiles, panels, packed);
+            for sum in same {
+                self.add((sum, part * PACKED_TILES), tiles.len(), panels, packed);
+            }
+        }
+    }
+
+    /// Goes on with a sum over tiles that are packed, of which `start` is the first.
+    unsafe fn add(
+        &self,
+        (sum, start): (&Sum, usize),
+        tiles: usize,
+        panels: &Range<usize>,
+        packed: *const f32,
+    ) {
+        let term = Term {
+            x: self.words.0.add(sum.words + start * TILE_WORDS),
+            x_stride: sum.tiles.len() * TILE_WORDS,
+            w: View { pointer: packed, stride: PACKED_STRIDE },
+            tiles,
+        };
+        let pointer = sum.out.at(0, panels.start * LANES);
+        let out = ViewMut { pointer, stride: sum.out.stride };
+        let (rows, panels) = (sum.rank, 0..panels.len());
+        Sums { terms: &[term], rows, panels, out, begin: Begin::Out }.run();
+    }
+}
+
+/// Rounds the rows of some tiles of tokens, for some panels.
+unsafe fn pack(big: View, tiles: &[(usize, usize)], panels: &Range<usize>, packed: *mut f32) {
+    for (i, &(row, rows)) in tiles.iter().enumerate() {
+        let x = View { pointer: big.at(row, panels.start * LANES), stride: big.stride };
+        let to = (packed.add(i * TILE_WORDS), PACKED_STRIDE);
+        round::row_pairs(x, (rows, panels.len()), to);
     }
 }

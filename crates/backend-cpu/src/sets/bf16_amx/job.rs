@@ -217,7 +217,7 @@ impl Job<'_> {
                     let term = Term {
                         x: places.source(source, tile),
                         x_stride: places.layout.source_tiles[source] * TILE_WORDS,
-                        w: lora.packed().to_rank(multiplier.side, inputs),
+                        w: lora.packed().narrow(multiplier.side, inputs),
                         tiles: places.layout.source_tiles[source],
                     };
                     let panels = 0..rank.div_ceil(LANES);
@@ -310,7 +310,7 @@ impl Job<'_> {
                 terms[count] = Term {
                     x: places.hidden(i, tile),
                     x_stride: layout.hidden_tiles * TILE_WORDS,
-                    w: lora.packed().from_rank(multiplier.side, lora.rank()),
+                    w: lora.packed().wide(multiplier.side, lora.rank()),
                     tiles: lora.rank().div_ceil(TILE_INPUTS),
                 };
                 count += 1;

@@ -74,11 +74,7 @@ pub(super) struct Places {
 
 impl Places {
     /// Two rows of tiles by two panels, or the first of them twice: then both compute the same.
-    pub(super) fn two_by_two(
-        (upper, lower): (*mut f32, *mut f32),
-        stride: usize,
-        panels: usize,
-    ) -> Self {
+    pub(super) fn two_by_two([upper, lower]: [*mut f32; 2], stride: usize, panels: usize) -> Self {
         let second = if panels > 1 { LANES } else { 0 };
         let tiles = [upper, upper.wrapping_add(second), lower, lower.wrapping_add(second)];
         Self { tiles, stride }

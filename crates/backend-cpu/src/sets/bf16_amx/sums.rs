@@ -100,28 +100,33 @@ impl Sums<'_> {
         let mut round = Round::first(self.terms);
         loop {
             for panel in self.panels.clone().step_by(2) {
-                let panels = 2.min(self.panels.end - panel);
                 for pair in pairs.clone() {
-                    let upper = self.out_at(2 * pair, panel);
-                    let lower = self.out_at(2 * pair + 1, panel);
-                    let places = Places::two_by_two((upper, lower), self.out.stride, panels);
-                    self.begin(&round, &places, [0, 1, 0, 1].map(|i| panel + i.min(panels - 1)));
-                    for piece in round.pieces() {
-                        let x = [piece.at(2 * pair), piece.at(2 * pair + 1)];
-                        let w = [piece.panel(panel), piece.panel(panel + panels - 1)];
-                        if pairs.len() > 1 {
-                            two_by_two_near_panels(x, w, piece.tiles);
-                        } else {
-                            two_by_two_near_rows(x, w, piece.tiles);
-                        }
-                    }
-                    places.store();
+                    self.pair(&round, (pair, panel), pairs.len() > 1);
                 }
             }
             if !round.advance(self.terms) {
                 return;
             }
         }
+    }
+
+    /// Two tiles of rows and up to two panels, which are near if `by_many` pairs go by.
+    #[inline]
+    unsafe fn pair(&self, round: &Round, (pair, panel): (usize, usize), by_many: bool) {
+        let last = self.panels.end.min(panel + 2) - 1;
+        let out = [2 * pair, 2 * pair + 1].map(|tile| self.out_at(tile, panel));
+        let places = Places::two_by_two(out, self.out.stride, last - panel + 1);
+        self.begin(round, &places, [panel, last, panel, last]);
+        for piece in round.pieces() {
+            let x = [piece.at(2 * pair), piece.at(2 * pair + 1)];
+            let w = [piece.panel(panel), piece.panel(last)];
+            if by_many {
+                two_by_two_near_panels(x, w, piece.tiles);
+            } else {
+                two_by_two_near_rows(x, w, piece.tiles);
+            }
+        }
+        places.store();
     }
 
     unsafe fn single(&self, row_tile: usize) {
