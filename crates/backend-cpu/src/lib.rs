@@ -41,6 +41,7 @@ mod lanes;
 mod linear;
 mod lists;
 mod math;
+mod peak;
 mod pool;
 mod rms_norm;
 mod rope;

@@ -1,6 +1,13 @@
 //! What the operating system says of the machine.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
 
 /// Memory in bytes that this process may use: the machine's, or its container's if that is less.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +72,23 @@ pub(crate) fn file_system(path: &Path) -> Option<(String, String)> {
         existing.starts_with(point).then(|| (kind.to_owned(), point.to_owned()))
     });
     mounted.max_by_key(|(_, point)| point.len())
+}
+
+/// How long small writes with fsync into `folder` take, the quickest first; `count` is at least 1.
+#[expect(clippy::disallowed_methods, reason = "times the disk, not the program")]
+pub(crate) fn fsync_times(folder: &Path, count: usize) -> Result<Vec<Duration>> {
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let mut file = tempfile::tempfile_in(folder)
+        .with_context(|| format!("write into {}", folder.display()))?;
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let start = Instant::now();
+        file.write_all(&[0; 4096]).context("write a block")?;
+        file.sync_data().context("sync a block")?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok(times)
 }
 
 /// Raises the limit of open files to the most that is allowed; what it is then.

@@ -2,41 +2,80 @@
 //!
 //! Measured on the model that ships, and on one large enough that arithmetic is what takes the time.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use tinsmith_backend::Dtype;
 
 use crate::{
     config::{Flags, Settings, Values},
     device, host, logs, models,
-    terminal::{problem, say},
+    terminal::problem,
 };
 
 mod engine;
+mod machine;
+mod profile;
+mod random_model;
 mod report;
 mod server;
-mod small;
 
+pub(super) use machine::Machine;
 use report::{Figure, Report};
 
 const NANO: &str = "nano";
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Little of everything, on the model that ships: shows that it works, not how fast.
     #[arg(long)]
     smoke: bool,
+    #[command(flatten)]
+    computing: Computing,
+    /// How the figures are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+/// One thing looked at closely.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// What each op takes of a training step, of prefill and of decode steps.
+    Profile(profile::Arguments),
+    /// What the processor, the memory and the disk reach at best; as `doctor --bench`.
+    Machine(machine::Arguments),
+}
+
+/// What to compute with.
+#[derive(Args, Debug)]
+struct Computing {
     /// What weights are kept in: auto, f32 or bf16.
     #[arg(long)]
     dtype: Option<String>,
     /// auto, or a kernel set, NAME or NAME:PATH: f32, w16-avx2, bf16-avx512, bf16-amx, f32:portable, …
     #[arg(long)]
     kernels: Option<String>,
-    /// How the figures are printed.
-    #[arg(long, value_enum, default_value = "table")]
-    format: Format,
+    /// Compute threads; 0: one a physical core.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+/// The model that ships, or one with random weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Model {
+    Nano,
+    /// Qwen3 with 29.4 M parameters.
+    Small,
+    /// Qwen3 with 474 M parameters.
+    Large,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -90,19 +129,24 @@ const SMOKE: Counts = Counts {
 };
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.part {
+        None => all(arguments),
+        Some(Part::Profile(arguments)) => profile::run(arguments),
+        Some(Part::Machine(arguments)) => machine::run(arguments),
+    }
+}
+
+fn all(arguments: &Arguments) -> Result<()> {
     let counts = if arguments.smoke { &SMOKE } else { &FULL };
     let nano = models::shipped()?;
     let folder = tempfile::tempdir().context("make a temporary directory")?;
-    let settings = settings(arguments, &nano, folder.path())?;
-    logs::start(&settings.log, settings.log_format)?;
+    let settings = settings(&arguments.computing, &nano, folder.path())?;
     let mut figures = Vec::new();
     problem("measuring the engine on nano");
     figures.extend(engine::measure(&settings, NANO, &nano, counts)?);
     if !arguments.smoke {
         problem("measuring the engine on small (29.4 M parameters)");
-        let small = folder.path().join("small");
-        fs::create_dir(&small).context("make a directory for the small model")?;
-        small::write(&small, &nano)?;
+        let small = Model::Small.dir(&nano, folder.path())?;
         figures.extend(engine::measure(&settings, "small", &small, counts)?);
     }
     problem("measuring the server on nano");
@@ -110,25 +154,55 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     figures.extend(peak_memory());
     // Both models are stored in bf16.
     let device = device::open(&settings, Dtype::Bf16)?;
-    let report = Report { cpu: cpu(), kernels: device.describe().to_string(), figures };
-    match arguments.format {
-        Format::Table => report.print_table(),
-        Format::Json => say(&serde_json::to_string_pretty(&report).context("write the report")?),
-    }
-    Ok(())
+    Report { cpu: cpu(), kernels: device.describe().to_string(), figures }.print(arguments.format)
 }
 
-fn settings(arguments: &Arguments, model: &Path, folder: &Path) -> Result<Settings> {
-    let flags: Flags = vec![
-        ("dtype", arguments.dtype.clone()),
-        ("kernels", arguments.kernels.clone()),
+impl Computing {
+    fn flags(&self) -> Flags {
+        vec![
+            ("dtype", self.dtype.clone()),
+            ("kernels", self.kernels.clone()),
+            ("threads", self.threads.map(|threads| threads.to_string())),
+        ]
+    }
+}
+
+impl Model {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nano => NANO,
+            Self::Small => "small",
+            Self::Large => "large",
+        }
+    }
+
+    /// Where its files are; those of a random one are written into `folder` first.
+    fn dir(self, nano: &Path, folder: &Path) -> Result<PathBuf> {
+        let size = match self {
+            Self::Nano => return Ok(nano.to_owned()),
+            Self::Small => &random_model::SMALL,
+            Self::Large => &random_model::LARGE,
+        };
+        let dir = folder.join(self.name());
+        fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
+        random_model::write(size, &dir, nano)?;
+        Ok(dir)
+    }
+}
+
+/// The settings of a bench, whose data go into `folder`. Starts the log.
+fn settings(computing: &Computing, model: &Path, folder: &Path) -> Result<Settings> {
+    let mut flags = computing.flags();
+    flags.extend([
         ("models", Some(format!("{NANO}={}", model.display()))),
         ("host", Some("127.0.0.1".to_owned())),
         ("port", Some("0".to_owned())),
         ("data_dir", Some(folder.join("data").display().to_string())),
         ("log", Some("warn".to_owned())),
-    ];
-    Settings::new(&Values::load(&flags, None)?)
+    ]);
+    let settings = Settings::new(&Values::load(&flags, None)?)?;
+    logs::start(&settings.log, settings.log_format)?;
+    Ok(settings)
 }
 
 fn serve(settings: &Settings, nano: &Path, counts: &Counts) -> Result<Vec<Figure>> {

@@ -1,19 +1,18 @@
 //! `tinsmith doctor`: what this machine can do, and whether a model fits; each problem with its fix.
 
 use std::{
-    fs,
-    io::Write as _,
     net::TcpListener,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use tinsmith_backend_cpu::{DtypeChoice, KernelChoice, KernelSet, Kernels};
 use tinsmith_engine::ModelDir;
 use tinsmith_tokenizer::Tokenizer;
 
+use super::bench::Machine;
 use crate::{
     config::{Settings, Values},
     device::{self, Device},
@@ -23,7 +22,7 @@ use crate::{
     terminal::say,
 };
 
-const FSYNCS: u32 = 32;
+const FSYNCS: usize = 32;
 /// Slower than this, and every training request is felt to wait for the disk.
 const FSYNC_SLOW: Duration = Duration::from_millis(10);
 const GIBIBYTE: f64 = 1_073_741_824.0;
@@ -42,6 +41,9 @@ pub(crate) struct Arguments {
     /// Settings file; without it `$TINSMITH_CONFIG`, else `./tinsmith.toml`.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Measure what the processor, the memory and the disk reach at best; takes half a minute.
+    #[arg(long)]
+    bench: bool,
 }
 
 /// Lines of the report, and how many of them are problems.
@@ -82,6 +84,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             &format!("{error:#}"),
             "name a directory in Hugging Face format, or a hub id",
         ),
+    }
+    if arguments.bench {
+        say("");
+        Machine::measure(&settings.data_dir)?.print_tables();
     }
     if report.problems > 0 {
         bail!("find this machine ready: {} of the lines above are bad", report.problems);
@@ -147,7 +153,7 @@ fn check_disk(data_dir: &Path, report: &mut Report) {
             report.good("file system", &format!("{kind} at {point}"));
         }
     }
-    match fsync_time(data_dir) {
+    match host::fsync_times(data_dir, FSYNCS).map(|times| times[times.len() / 2]) {
         Ok(time) if time <= FSYNC_SLOW => {
             report.good(&what, &format!("writable, one fsync takes {} µs", time.as_micros()));
         }
@@ -163,23 +169,6 @@ fn check_disk(data_dir: &Path, report: &mut Report) {
             report.problem(&what, &format!("{error:#}"), "give --data-dir where you may write");
         }
     }
-}
-
-/// The median of a few small writes with fsync.
-#[expect(clippy::disallowed_methods, reason = "times the disk, not the program")]
-fn fsync_time(data_dir: &Path) -> Result<Duration> {
-    fs::create_dir_all(data_dir).with_context(|| format!("make {}", data_dir.display()))?;
-    let mut file = tempfile::tempfile_in(data_dir)
-        .with_context(|| format!("write into {}", data_dir.display()))?;
-    let mut times = Vec::new();
-    for _ in 0..FSYNCS {
-        let start = Instant::now();
-        file.write_all(&[0; 4096]).context("write a block")?;
-        file.sync_data().context("sync a block")?;
-        times.push(start.elapsed());
-    }
-    times.sort();
-    Ok(times[times.len() / 2])
 }
 
 fn check_port(settings: &Settings, report: &mut Report) {

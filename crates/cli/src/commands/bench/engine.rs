@@ -1,11 +1,11 @@
 //! What the engine reaches by itself: no HTTP, no disk.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tinsmith_engine::{
-    AdamParams, Datum, Decoder, Engine, LoraSpec, ModelDir, Output, RunKey, SampleJob, SamplerKey,
-    Stop, Ticket, Work,
+    AdamParams, Backend, Datum, Decoder, Engine, LoraSpec, ModelDir, Output, RunKey, SampleJob,
+    SamplerKey, Stop, Ticket, Work,
 };
 
 use super::{
@@ -24,11 +24,21 @@ const BASE: SamplerKey = SamplerKey(0);
 const RANK: usize = 32;
 
 /// A model in its engine, and what it is fed.
-struct Subject {
+pub(super) struct Subject<B: Backend = Device> {
     name: &'static str,
-    engine: Engine<Device>,
+    engine: Engine<B>,
     vocabulary: u32,
     random: Random,
+}
+
+/// What one step of the engine did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub(super) time: Duration,
+    /// Prompt tokens that it computed.
+    pub(super) prefill_tokens: u64,
+    /// Tokens that it drew.
+    pub(super) decode_tokens: u64,
 }
 
 /// Training, sampling and prefill of the model in `dir`.
@@ -38,7 +48,7 @@ pub(super) fn measure(
     dir: &Path,
     counts: &Counts,
 ) -> Result<Vec<Figure>> {
-    let mut subject = Subject::open(settings, name, dir)?;
+    let mut subject = Subject::open(settings, name, dir, |device| device)?;
     let mut figures = vec![subject.training(counts)?];
     for &sequences in counts.sequences {
         figures.push(subject.sampling(counts, sequences)?);
@@ -47,16 +57,23 @@ pub(super) fn measure(
     Ok(figures)
 }
 
-impl Subject {
-    fn open(settings: &Settings, name: &'static str, dir: &Path) -> Result<Self> {
+impl<B: Backend> Subject<B> {
+    /// The model in `dir` on the device of the settings, or on what `wrap` makes of that.
+    pub(super) fn open(
+        settings: &Settings,
+        name: &'static str,
+        dir: &Path,
+        wrap: impl FnOnce(Device) -> B,
+    ) -> Result<Self> {
         let files = ModelDir::open(dir).with_context(|| format!("open {}", dir.display()))?;
-        let mut device = device::open(settings, files.stored_dtype())?;
+        let device = device::open(settings, files.stored_dtype())?;
         let wish = Wish { name, dir: &files, device: &device };
         let limits = memory::share(settings, &Room::of(settings), &[wish])?[0].config;
-        let decoder = Decoder::load(&mut device, &files).context("load the model")?;
+        let mut backend = wrap(device);
+        let decoder = Decoder::load(&mut backend, &files).context("load the model")?;
         let end_tokens = files.end_tokens().to_vec();
         let mut engine =
-            Engine::new(device, decoder, end_tokens, None, limits).context("start the engine")?;
+            Engine::new(backend, decoder, end_tokens, None, limits).context("start the engine")?;
         let spec = LoraSpec {
             rank: RANK,
             seed: 1,
@@ -74,13 +91,7 @@ impl Subject {
     fn training(&mut self, counts: &Counts) -> Result<Figure> {
         let (datums, tokens) = (counts.datums, counts.datum_tokens);
         let rate = self.rate(counts.repeats, datums * tokens, |subject| {
-            let datums = (0..datums).map(|_| subject.datum(tokens)).collect();
-            let loss = "cross_entropy".into();
-            let config = BTreeMap::new();
-            vec![
-                Work::ForwardBackward { run: RUN, datums, loss, config, forward_only: false },
-                Work::OptimStep { run: RUN, params: adam() },
-            ]
+            subject.training_step(&vec![tokens; datums])
         })?;
         let what = format!("train: {datums} x {tokens} tokens, LoRA rank {RANK}, one step");
         Ok(Figure::new(self.name, what, rate, "tokens/s"))
@@ -90,7 +101,7 @@ impl Subject {
     fn sampling(&mut self, counts: &Counts, sequences: usize) -> Result<Figure> {
         let (prompt, new) = (counts.prompt_tokens, counts.new_tokens);
         let rate = self.rate(counts.repeats, sequences * new, |subject| {
-            (0..sequences as u64).map(|seed| subject.sample(prompt, new, seed)).collect()
+            subject.samples(sequences, prompt, new)
         })?;
         let plural = if sequences == 1 { "" } else { "s" };
         let what =
@@ -101,7 +112,7 @@ impl Subject {
     fn prefill(&mut self, counts: &Counts) -> Result<Figure> {
         let (prompts, tokens) = (counts.prefill_prompts, counts.prefill_tokens);
         let rate = self.rate(counts.repeats, prompts * tokens, |subject| {
-            (0..prompts as u64).map(|seed| subject.sample(tokens, 1, seed)).collect()
+            subject.samples(prompts, tokens, 1)
         })?;
         let what = format!("prefill: {prompts} prompts of {tokens} tokens");
         Ok(Figure::new(self.name, what, rate, "tokens/s"))
@@ -128,12 +139,31 @@ impl Subject {
     }
 
     fn complete(&mut self, work: Vec<Work>) -> Result<()> {
+        self.complete_in_steps(work, |_| {})
+    }
+
+    /// Does the work; `after` sees each step of the engine.
+    pub(super) fn complete_in_steps(
+        &mut self,
+        work: Vec<Work>,
+        mut after: impl FnMut(Step),
+    ) -> Result<()> {
         let mut open = work.len();
         for (ticket, work) in (0..).zip(work) {
             self.engine.submit(Ticket(ticket), work).context("submit work")?;
         }
         while open > 0 {
-            for (_, result) in self.engine.step() {
+            let before = self.engine.stats();
+            let start = now();
+            let results = self.engine.step();
+            let time = start.elapsed();
+            let stats = self.engine.stats();
+            after(Step {
+                time,
+                prefill_tokens: stats.prefill_tokens - before.prefill_tokens,
+                decode_tokens: stats.decode_tokens - before.decode_tokens,
+            });
+            for (_, result) in results {
                 match result {
                     Ok(
                         Output::ForwardBackward { .. }
@@ -145,6 +175,22 @@ impl Subject {
             }
         }
         Ok(())
+    }
+
+    /// Gradients of one datum of each of the `lengths`, and the optimizer's step.
+    pub(super) fn training_step(&mut self, lengths: &[usize]) -> Vec<Work> {
+        let datums = lengths.iter().map(|length| self.datum(*length)).collect();
+        let loss = "cross_entropy".into();
+        let config = BTreeMap::new();
+        vec![
+            Work::ForwardBackward { run: RUN, datums, loss, config, forward_only: false },
+            Work::OptimStep { run: RUN, params: adam() },
+        ]
+    }
+
+    /// `count` samples of `new` tokens each, from different prompts.
+    pub(super) fn samples(&mut self, count: usize, prompt: usize, new: usize) -> Vec<Work> {
+        (0..count as u64).map(|seed| self.sample(prompt, new, seed)).collect()
     }
 
     fn tokens(&mut self, count: usize) -> Vec<u32> {

@@ -1,7 +1,9 @@
 //! What was measured, as a table or as JSON.
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use super::Format;
 use crate::terminal::say;
 
 /// One measured number.
@@ -34,7 +36,15 @@ impl Figure {
 }
 
 impl Report {
-    pub(super) fn print_table(&self) {
+    pub(super) fn print(&self, format: Format) -> Result<()> {
+        match format {
+            Format::Table => self.print_table(),
+            Format::Json => say(&serde_json::to_string_pretty(self).context("write the report")?),
+        }
+        Ok(())
+    }
+
+    fn print_table(&self) {
         say(&self.cpu);
         say(&self.kernels);
         let width = self.figures.iter().map(|figure| figure.what.chars().count()).max();
