@@ -77,6 +77,11 @@ pub(crate) const SETTINGS: &[(&str, &str, &str)] = &[
         "memory for one training step, each base model; 0: a share of what is left",
     ),
     ("sequences_max", "64", "sequences that decode together, each base model"),
+    (
+        "speculative_rows",
+        "16",
+        "rows of a sampling step up to which tokens that stood before are tried ahead; 0: never",
+    ),
     ("runs_max", "64", "training runs in memory; others rest on disk"),
     ("samplers_max", "256", "samplers in memory; others rest on disk"),
     ("lora_rank_max", "512", "highest LoRA rank"),
@@ -254,6 +259,7 @@ pub(crate) struct Settings {
     /// 0: a share of the memory.
     pub(crate) activation_bytes: usize,
     pub(crate) sequences_max: usize,
+    pub(crate) speculative_rows: usize,
     pub(crate) runs_max: usize,
     pub(crate) samplers_max: usize,
     pub(crate) lora_rank_max: u32,
@@ -305,6 +311,7 @@ impl Settings {
                 .saturating_mul(MEBIBYTE),
             activation_bytes: values.number("activation_mb")?.saturating_mul(MEBIBYTE),
             sequences_max: values.number_in("sequences_max", 1..=COUNT_MAX)?,
+            speculative_rows: values.number_in("speculative_rows", 0..=COUNT_MAX)?,
             runs_max: values.number_in("runs_max", 1..=COUNT_MAX)?,
             samplers_max: values.number_in("samplers_max", 1..=COUNT_MAX)?,
             lora_rank_max: values.parse("lora_rank_max", "a whole number")?,

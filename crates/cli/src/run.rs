@@ -180,6 +180,8 @@ fn record(stats: &tinsmith_worker::Stats) {
             ("tinsmith_engine_train_tokens_total", engine.train_tokens),
             ("tinsmith_engine_prefill_tokens_total", engine.prefill_tokens),
             ("tinsmith_engine_decode_tokens_total", engine.decode_tokens),
+            ("tinsmith_engine_tried_tokens_total", engine.tried_tokens),
+            ("tinsmith_engine_tried_tokens_kept_total", engine.tried_tokens_kept),
             ("tinsmith_engine_preemptions_total", engine.preemptions),
             ("tinsmith_engine_prefix_hit_tokens_total", engine.prefix_hit_tokens),
             ("tinsmith_engine_prefix_evictions_total", engine.prefix_evictions),

@@ -15,6 +15,8 @@ pub struct Config {
     pub prefill_tokens_max: usize,
     /// Sequences that decode together (64).
     pub max_num_seqs: usize,
+    /// Rows of a sampling step up to which tokens that stood before are tried ahead (16); 0: never.
+    pub speculative_rows_max: usize,
     /// Blocks of the key-value cache, each of `ATTENTION_TILE` (32) tokens, all layers.
     pub kv_blocks: usize,
     /// Bytes of the spill file; 0: preempted sequences are computed again.

@@ -317,6 +317,8 @@ impl<B: Backend> Engine<B> {
             train_tokens: self.trainer.tokens,
             prefill_tokens: self.sampling.prefill_tokens,
             decode_tokens: self.sampling.decode_tokens,
+            tried_tokens: self.sampling.tried_tokens,
+            tried_tokens_kept: self.sampling.tried_tokens_kept,
             preemptions: scheduler.preemptions,
             prefix_hit_tokens: self.sampling.prefix_hit_tokens,
             prefix_evictions: scheduler.blocks.evicted,

@@ -10,6 +10,7 @@ mod job;
 mod prefix;
 mod scheduler;
 mod scores;
+mod speculate;
 mod spill;
 mod step;
 mod stop;
@@ -61,6 +62,10 @@ pub(crate) struct Sampling<B: Backend> {
     pub(crate) bytes: usize,
     pub(crate) prefill_tokens: u64,
     pub(crate) decode_tokens: u64,
+    /// Rows up to which a step has room for tokens that are tried.
+    speculative_rows_max: usize,
+    pub(crate) tried_tokens: u64,
+    pub(crate) tried_tokens_kept: u64,
 }
 
 /// What stop rules are made from.
@@ -111,6 +116,11 @@ impl<B: Backend> Sampling<B> {
             bytes: 0,
             prefill_tokens: 0,
             decode_tokens: 0,
+            speculative_rows_max: config
+                .speculative_rows_max
+                .min(config.max_num_seqs + config.prefill_tokens_max),
+            tried_tokens: 0,
+            tried_tokens_kept: 0,
         })
     }
 

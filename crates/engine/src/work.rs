@@ -253,6 +253,10 @@ pub struct Stats {
     pub prefill_tokens: u64,
     /// Tokens drawn.
     pub decode_tokens: u64,
+    /// Tokens that were tried ahead of their draws.
+    pub tried_tokens: u64,
+    /// Tried tokens that were drawn indeed.
+    pub tried_tokens_kept: u64,
     /// Sequences that gave their blocks back to run again later.
     pub preemptions: u64,
     /// Prompt tokens that were found in the prefix cache.

@@ -139,6 +139,7 @@ pub(crate) fn engine(
         training_queue_max: 1024,
         prefill_tokens_max: 512,
         max_num_seqs: settings.sequences_max,
+        speculative_rows_max: settings.speculative_rows,
         kv_blocks: shares.kv_blocks,
         kv_spill_bytes: settings.kv_spill_bytes,
         kv_spill_flops_per_byte_min: 256,

@@ -10,6 +10,7 @@ use tinsmith_backend::{
 use super::{
     StopSource,
     scores::PromptScores,
+    speculate::Speculation,
     stop::{StopRule, StopWatch},
 };
 use crate::{
@@ -64,6 +65,7 @@ struct Sample {
     top: Vec<Drawn>,
     watch: StopWatch,
     stop_reason: Option<StopReason>,
+    speculation: Speculation,
 }
 
 impl Job {
@@ -86,6 +88,7 @@ impl Job {
             top: Vec::new(),
             watch,
             stop_reason: None,
+            speculation: Speculation::default(),
         };
         Ok(Self {
             ticket,
@@ -139,15 +142,32 @@ impl Job {
         position
     }
 
-    /// Appends tokens `position..position + count` of a sample, prompt and completion, to `tokens`.
+    /// Guesses up to `most` tokens that follow what is known of a sample, never beyond its last one; gives how
+    /// many.
+    pub(crate) fn guess(&mut self, index: usize, most: usize) -> usize {
+        let Sample { tokens, speculation, .. } = &mut self.samples[index];
+        // The row of the last token that may be drawn needs none after it.
+        let left = (self.max_tokens - tokens.len()).saturating_sub(1);
+        speculation.guess(&self.prompt, tokens, most.min(left))
+    }
+
+    /// What is known of guessing a sample's tokens.
+    pub(crate) fn speculation_mut(&mut self, index: usize) -> &mut Speculation {
+        &mut self.samples[index].speculation
+    }
+
+    /// Appends tokens `position..position + count` of a sample, prompt and completion, to `tokens`; after those come
+    /// the tried ones.
     pub(crate) fn extend(
         &self,
         index: usize,
         (position, count): (usize, usize),
         tokens: &mut Vec<u32>,
     ) {
-        let (prompt, drawn) = (&self.prompt, &self.samples[index].tokens);
-        let end = position + count;
+        let Sample { tokens: drawn, speculation, .. } = &self.samples[index];
+        let (prompt, known) = (&self.prompt, self.prompt.len() + drawn.len());
+        let tried = &speculation.tried()[..(position + count).saturating_sub(known)];
+        let end = position + count - tried.len();
         if position < prompt.len() {
             tokens.extend_from_slice(&prompt[position..end.min(prompt.len())]);
         }
@@ -155,13 +175,14 @@ impl Job {
             let first = position.max(prompt.len()) - prompt.len();
             tokens.extend_from_slice(&drawn[first..end - prompt.len()]);
         }
+        tokens.extend_from_slice(tried);
     }
 
-    /// Appends what is asked of the row that a sample's next token is drawn from: answered with
-    /// [`Self::num_drawn`] tokens.
-    pub(crate) fn ask_draw(&self, index: usize, row: usize, asks: &mut Vec<Ask>) {
+    /// Appends what is asked of the row that a sample's next token, or the one `ahead` of it, is drawn from: answered
+    /// with [`Self::num_drawn`] tokens.
+    pub(crate) fn ask_draw(&self, index: usize, (row, ahead): (usize, usize), asks: &mut Vec<Ask>) {
         let Draws { temperature, top_k, top_p, .. } = self.draws;
-        let position = self.prompt.len() + self.samples[index].tokens.len();
+        let position = self.prompt.len() + self.samples[index].tokens.len() + ahead;
         let uniform = self.draws.uniform(DRAW_STREAM, index, position);
         let query = Query::Draw(Draw { temperature, top_k, top_p, uniform });
         asks.push(Ask { row, query });

@@ -75,6 +75,8 @@ pub(crate) struct Segment {
     /// Of its first token.
     pub(crate) position: usize,
     pub(crate) tokens: usize,
+    /// Of these, tokens at the end that are only tried.
+    pub(crate) tried: usize,
     /// Whether the sequence's last known token is among them.
     pub(crate) last: bool,
 }
@@ -244,6 +246,24 @@ impl Scheduler {
         plan.segments.retain(|segment| !lost.contains(&segment.sequence));
     }
 
+    /// Adds up to `more` tokens to be tried to a segment of the plan, as far as blocks are free; gives how many.
+    pub(crate) fn try_more(&mut self, place: usize, more: usize, plan: &mut Plan) -> usize {
+        let Segment { sequence, position, tokens, .. } = plan.segments[place];
+        let entry = self.sequences.get_mut(&sequence).expect("a scheduled sequence is there");
+        let mut end = position + tokens + more;
+        while entry.blocks.len() < end.div_ceil(ATTENTION_TILE) {
+            if self.blocks.num_free() == 0 {
+                end = entry.blocks.len() * ATTENTION_TILE;
+                break;
+            }
+            entry.blocks.push(take(&mut self.blocks, plan));
+        }
+        let tried = end - position - tokens;
+        plan.segments[place].tokens += tried;
+        plan.segments[place].tried = tried;
+        tried
+    }
+
     /// Decides the next step.
     pub(crate) fn schedule(&mut self, plan: &mut Plan) {
         plan.moves.clear();
@@ -400,7 +420,8 @@ impl Scheduler {
         }
         let filled = position / ATTENTION_TILE..(end / ATTENTION_TILE).min(keys.len());
         self.coming.extend_from_slice(keys.get(filled).unwrap_or_default());
-        plan.segments.push(Segment { sequence: id, position, tokens, last: end == *len });
+        let last = end == *len;
+        plan.segments.push(Segment { sequence: id, position, tokens, tried: 0, last });
     }
 
     /// Free blocks that it takes to compute up to `end` tokens.

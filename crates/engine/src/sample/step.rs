@@ -45,7 +45,7 @@ struct Scored {
     answers: Range<usize>,
 }
 
-/// A token to be drawn.
+/// Tokens to be drawn: the next one, and one after each that is tried.
 #[derive(Debug)]
 struct Draw {
     sequence: SequenceId,
@@ -57,6 +57,7 @@ impl<B: Backend> Sampling<B> {
     pub(crate) fn step(&mut self, device: &mut Device<B>, done: &mut Vec<Finished>) {
         let mut scratch = mem::take(&mut self.scratch);
         self.scheduler.schedule(&mut scratch.plan);
+        self.try_ahead(&mut scratch.plan);
         self.move_blocks(device, &mut scratch.plan);
         let jobs = &self.jobs;
         scratch.plan.segments.sort_unstable_by_key(|segment| {
@@ -73,6 +74,27 @@ impl<B: Backend> Sampling<B> {
             }
         }
         self.scratch = scratch;
+    }
+
+    /// Fills a small step up with tokens that are tried: its rows cost next to nothing while the weights are what
+    /// takes the time.
+    fn try_ahead(&mut self, plan: &mut Plan) {
+        let rows = plan.segments.iter().map(|segment| segment.tokens).sum();
+        let mut room = self.speculative_rows_max.saturating_sub(rows);
+        for place in 0..plan.segments.len() {
+            let Segment { sequence, position, tokens, last, .. } = plan.segments[place];
+            let share = room / (plan.segments.len() - place);
+            let job = self.jobs.get_mut(&sequence.job).expect("a scheduled job is there");
+            // Only a token that was drawn goes on: nothing else is asked of its row.
+            if share == 0 || tokens != 1 || !last || position < job.prompt.len() {
+                continue;
+            }
+            let guessed = job.guess(sequence.index, share);
+            let tried = self.scheduler.try_more(place, guessed, plan);
+            job.speculation_mut(sequence.index).shorten(tried);
+            self.tried_tokens += tried as u64;
+            room -= tried;
+        }
     }
 
     /// Copies, spills and reloads blocks. What cannot be reloaded is left out of the step, and computed again.
@@ -119,9 +141,9 @@ impl<B: Backend> Sampling<B> {
             }
             if segment.last && job.draws() {
                 let samples = if job.forked { index..index + 1 } else { 0..job.num_samples() };
-                reads.rows.push(tokens.len() - 1);
+                let row = tokens.len() - 1 - segment.tried;
                 for index in samples {
-                    reads.draw(job, SequenceId { job: number, index });
+                    reads.draw(job, SequenceId { job: number, index }, row, segment.tried);
                 }
             }
         }
@@ -151,7 +173,7 @@ impl<B: Backend> Sampling<B> {
     /// Takes in what the step gave.
     fn settle(&mut self, scratch: &Scratch, done: &mut Vec<Finished>) {
         for segment in &scratch.plan.segments {
-            self.scheduler.advance(segment.sequence, segment.tokens);
+            self.scheduler.advance(segment.sequence, segment.tokens - segment.tried);
             self.publish(segment.sequence);
             let Some(job) = self.jobs.get_mut(&segment.sequence.job) else { continue };
             self.prefix_hit_tokens += job.begin(segment.position) as u64;
@@ -167,8 +189,7 @@ impl<B: Backend> Sampling<B> {
         }
         self.fork(&plan.segments);
         for Draw { sequence, answers: own } in &reads.drawn {
-            self.decode_tokens += 1;
-            self.take(*sequence, &answers[own.clone()], done);
+            self.take_all(*sequence, &answers[own.clone()], done);
         }
         self.finish_undrawn(&plan.segments, done);
     }
@@ -199,19 +220,45 @@ impl<B: Backend> Sampling<B> {
         }
     }
 
-    /// Takes in one drawn token.
-    fn take(&mut self, sequence: SequenceId, answers: &[Drawn], done: &mut Vec<Finished>) {
-        let number = sequence.job;
+    /// Takes in drawn tokens as long as each is the one that was tried.
+    fn take_all(&mut self, sequence: SequenceId, answers: &[Drawn], done: &mut Vec<Finished>) {
         // An earlier draw of the same step may have failed the job.
-        let Some(job) = self.jobs.get_mut(&number) else { return };
+        let Some(job) = self.jobs.get(&sequence.job) else { return };
+        let each = job.num_drawn();
+        let tried = answers.len() / each - 1;
+        for (right, answers) in answers.chunks_exact(each).enumerate() {
+            self.decode_tokens += 1;
+            if !self.take(sequence, answers, done) {
+                return;
+            }
+            let job = self.jobs.get_mut(&sequence.job).expect("it goes on");
+            let speculation = job.speculation_mut(sequence.index);
+            if right == tried || speculation.tried()[right] != answers[0].token {
+                speculation.learn(right);
+                return;
+            }
+            self.tried_tokens_kept += 1;
+            self.scheduler.advance(sequence, 1);
+            self.publish(sequence);
+        }
+    }
+
+    /// Takes in one drawn token; gives whether the sample goes on.
+    fn take(&mut self, sequence: SequenceId, answers: &[Drawn], done: &mut Vec<Finished>) -> bool {
+        let number = sequence.job;
+        let job = self.jobs.get_mut(&number).expect("a job that draws is there");
         match job.push(sequence.index, answers, &self.stops) {
-            Ok(false) => self.scheduler.append(sequence),
+            Ok(false) => {
+                self.scheduler.append(sequence);
+                return true;
+            }
             Ok(true) => {
                 self.scheduler.remove(sequence);
                 self.finish_if_complete(number, done);
             }
             Err(failure) => self.fail(number, failure, done),
         }
+        false
     }
 
     /// Ends jobs that only wanted their prompt scored.
@@ -298,10 +345,16 @@ impl Reads {
         }
     }
 
-    /// Asks for a sample's next token, of the row listed last.
-    fn draw(&mut self, job: &Job, sequence: SequenceId) {
-        job.ask_draw(sequence.index, self.rows.len() - 1, &mut self.asks);
-        let answers = self.answers(job.num_drawn());
+    /// Asks for a sample's next token, of `row`, and for one after each that is tried, of the rows after it.
+    fn draw(&mut self, job: &Job, sequence: SequenceId, row: usize, tried: usize) {
+        for ahead in 0..=tried {
+            // The samples of one prompt draw from the same row.
+            if self.rows.last() != Some(&(row + ahead)) {
+                self.rows.push(row + ahead);
+            }
+            job.ask_draw(sequence.index, (self.rows.len() - 1, ahead), &mut self.asks);
+        }
+        let answers = self.answers((1 + tried) * job.num_drawn());
         self.drawn.push(Draw { sequence, answers });
     }
 

@@ -11,6 +11,7 @@ mod refusals;
 mod sampling;
 mod scores;
 mod sequence_losses;
+mod speculation;
 mod state;
 mod tiny;
 mod training;

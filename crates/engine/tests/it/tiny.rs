@@ -144,6 +144,7 @@ pub(crate) fn config() -> Config {
         training_queue_max: 64,
         prefill_tokens_max: 256,
         max_num_seqs: 64,
+        speculative_rows_max: 16,
         kv_blocks: 1024,
         kv_spill_bytes: 0,
         kv_spill_flops_per_byte_min: 0,

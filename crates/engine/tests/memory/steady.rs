@@ -24,7 +24,9 @@ fn quiet_step(engine: &mut CpuEngine) -> usize {
 
 /// An engine with a sampler that has an adapter of its own.
 fn sampling_engine(kernels: Kernels) -> CpuEngine {
-    let mut engine = engine(1, kernels, Config { kv_blocks: 256, ..config() });
+    // Every step is to give a token of each.
+    let limits = Config { kv_blocks: 256, speculative_rows_max: 0, ..config() };
+    let mut engine = engine(1, kernels, limits);
     let run = RunKey(0);
     engine.create_run(run, spec(8, 1)).unwrap();
     train_a_little(&mut engine, run);

@@ -106,6 +106,7 @@ pub(crate) fn engine(
         training_queue_max: 16,
         prefill_tokens_max: 64,
         max_num_seqs: 8,
+        speculative_rows_max: 16,
         kv_blocks: 64,
         kv_spill_bytes: 0,
         kv_spill_flops_per_byte_min: 0,

@@ -407,6 +407,7 @@ fn tight(random: &mut SplitMix64) -> Config {
         train_tokens_max: pick(&[1, 40, 128, 4096]),
         prefill_tokens_max: pick(&[1, 5, 17, 64, 4096]),
         max_num_seqs: pick(&[1, 2, 5, 64]),
+        speculative_rows_max: pick(&[0, 3, 16, 4096]),
         kv_blocks: pick(&[blocks_min, blocks_min + 1, 2 * blocks_min, 1024]),
         kv_spill_bytes: pick(&[0, 1 << 16, 16 << 20]),
         training_queue_max: 1024,
