@@ -10,11 +10,17 @@ pub(crate) fn add(cpu: &CpuBackend, out: &mut Rows, x: &Rows) {
     assert!((out.rows, out.features) == (x.rows, x.features), "shapes fit");
     let (rows, stride) = (out.rows, out.stride);
     let (out, x) = (out.view_mut(), x.view());
-    cpu.pool.run_sized(rows, rows * stride, &|row| {
-        // SAFETY: both have the row, with its padding; each row is one task's own.
-        unsafe { cpu.path.run(Add { out: out.at(row, 0), x: x.at(row, 0), count: stride }) };
+    cpu.pool.run_rows(rows, rows * stride * COST, &|part| {
+        // SAFETY: both have the rows, with their padding; each row is one task's own.
+        unsafe {
+            let (out, x) = (out.at(part.start, 0), x.at(part.start, 0));
+            cpu.path.run(Add { out, x, count: part.len() * stride });
+        }
     });
 }
+
+/// Multiply-adds that one element is about worth.
+const COST: usize = 4;
 
 struct Add {
     out: *mut f32,

@@ -1,9 +1,8 @@
 //! Causal attention over tiles of keys, the same for training, chunked prefill and decode.
 //!
-//! A tile of one key-value head is K transposed `[head_dim][32]`, so that lanes are keys, then V
-//! `[32][head_dim padded]`. Scores are one chain over `head_dim`; the online softmax (Milakov and
-//! Gimelshein 2018) visits tiles in order, from the first that a window reaches; a masked key adds an
-//! exact zero and a tile masked whole changes nothing, so the grouping of queries leaves no trace.
+//! In f32, scores are one chain over `head_dim`; the online softmax (Milakov and Gimelshein 2018) visits
+//! tiles in order, from the first that a window reaches; a masked key adds an exact zero and a tile masked
+//! whole changes nothing, so the grouping of queries leaves no trace. `attention/amx.rs` has the other way.
 
 use std::{cell::Cell, ops::Range};
 
@@ -18,20 +17,33 @@ use crate::{
     math, softcap,
 };
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
+mod tiling;
+
+pub(crate) use tiling::Tiling;
+
 /// Keys and values of every layer: `[block][layer][kv head]` tiles.
 #[derive(Debug)]
 pub struct Cache {
     data: Buffer,
+    tiling: Tiling,
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
 }
 
 impl Cache {
-    pub(crate) fn new(blocks: usize, layers: usize, shape: &AttentionShape) -> Result<Self> {
+    pub(crate) fn new(
+        tiling: Tiling,
+        (blocks, layers): (usize, usize),
+        shape: &AttentionShape,
+    ) -> Result<Self> {
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
-        let data = Buffer::zeros(blocks * layers * kv_heads * tile_floats(head_dim))?;
-        Ok(Self { data, layers, kv_heads, head_dim })
+        let data = Buffer::zeros(blocks * layers * kv_heads * tiling.words(head_dim))?;
+        Ok(Self { data, tiling, layers, kv_heads, head_dim })
     }
 
     pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
@@ -62,12 +74,12 @@ impl Cache {
     }
 
     fn block_floats(&self) -> usize {
-        self.layers * self.kv_heads * tile_floats(self.head_dim)
+        self.layers * self.kv_heads * self.tiling.words(self.head_dim)
     }
 
     /// Block `b` of a layer begins in row `b`.
     fn layer_offset(&self, layer: usize) -> usize {
-        layer * self.kv_heads * tile_floats(self.head_dim)
+        layer * self.kv_heads * self.tiling.words(self.head_dim)
     }
 
     fn holds(&self, blocks: &[u32], tokens: usize) -> bool {
@@ -76,34 +88,18 @@ impl Cache {
     }
 }
 
-/// Floats of one tile of one key-value head.
-pub(crate) fn tile_floats(head_dim: usize) -> usize {
-    ATTENTION_TILE * (head_dim + padded(head_dim))
-}
-
 /// Floats of the tiles of a training step, at most: each sequence's last tile may be almost empty.
-pub(crate) fn packed_floats(rows: usize, sequences: usize, shape: &AttentionShape) -> usize {
+pub(crate) fn packed_floats(
+    tiling: Tiling,
+    (rows, sequences): (usize, usize),
+    shape: &AttentionShape,
+) -> usize {
     let tiles = rows.min(rows / ATTENTION_TILE + sequences);
-    tiles * shape.kv_heads * tile_floats(shape.head_dim)
+    tiles * packed_stride(tiling, shape)
 }
 
-/// Floats of one task's scratch.
-pub(crate) fn scratch_floats(head_dim: usize) -> usize {
-    Scratch::floats(head_dim)
-}
-
-/// Writes one token's key and value into a tile.
-///
-/// # Safety
-///
-/// The pointers reach a tile and `head_dim` floats.
-unsafe fn write_token(tile: *mut f32, slot: usize, (k, v): (*const f32, *const f32), dim: usize) {
-    for d in 0..dim {
-        *tile.add(d * ATTENTION_TILE + slot) = *k.add(d);
-    }
-    let values = tile.add(ATTENTION_TILE * dim + slot * padded(dim));
-    std::ptr::copy_nonoverlapping(v, values, dim);
-}
+/// Multiply-adds that writing one key's element is about worth.
+const WRITE_COST: usize = 8;
 
 pub(crate) fn cache_write(
     cpu: &CpuBackend,
@@ -113,6 +109,7 @@ pub(crate) fn cache_write(
     sequences: &[PagedSequence<'_>],
 ) {
     let (dim, kv_heads, stride) = (cache.head_dim, cache.kv_heads, cache.block_floats());
+    let (tiling, words) = (cache.tiling, cache.tiling.words(dim));
     assert!(k.features == kv_heads * dim && v.features == kv_heads * dim, "shapes fit");
     for sequence in sequences {
         let end = sequence.position + sequence.rows.len();
@@ -121,18 +118,18 @@ pub(crate) fn cache_write(
     }
     let offset = cache.layer_offset(layer);
     let to = ViewMut { pointer: cache.data.pointer_mut(), stride };
-    let work = k.rows * k.features * 4;
-    cpu.pool.run_sized(kv_heads, work, &|head| {
-        for sequence in sequences {
-            for (i, row) in sequence.rows.clone().enumerate() {
-                let position = sequence.position + i;
-                let block = sequence.blocks[position / ATTENTION_TILE] as usize;
-                // SAFETY: blocks and rows were looked at above; each head is one task's own.
-                unsafe {
-                    let tile = to.at(block, offset + head * tile_floats(dim));
-                    let token = (k.view().at(row, head * dim), v.view().at(row, head * dim));
-                    write_token(tile, position % ATTENTION_TILE, token, dim);
-                }
+    let work = k.rows * k.features * WRITE_COST;
+    // Sequences have blocks of their own to write into.
+    cpu.pool.run_sized(sequences.len() * kv_heads, work, &|task| {
+        let (sequence, head) = (&sequences[task / kv_heads], task % kv_heads);
+        for (i, row) in sequence.rows.clone().enumerate() {
+            let position = sequence.position + i;
+            let block = sequence.blocks[position / ATTENTION_TILE] as usize;
+            // SAFETY: blocks and rows were looked at above; a sequence's head is one task's own.
+            unsafe {
+                let tile = to.at(block, offset + head * words);
+                let token = (k.view().at(row, head * dim), v.view().at(row, head * dim));
+                tiling.write_token(tile, position % ATTENTION_TILE, token, dim);
             }
         }
     });
@@ -160,7 +157,8 @@ pub(crate) fn attention(
                 tiles.extend(starts.map(|start| start..rows.end.min(start + ATTENTION_TILE)));
             }
             pack(cpu, tiles, (k, v), shape);
-            let packed = View { pointer: cpu.packed.pointer(), stride: packed_stride(shape) };
+            let stride = packed_stride(Tiling::of(cpu.set), shape);
+            let packed = View { pointer: cpu.packed.pointer(), stride };
             let part = |index: usize| {
                 // SAFETY: the sequence's tiles begin there.
                 let base = unsafe { packed.skip_rows(firsts[index]) };
@@ -179,17 +177,18 @@ fn pack(
     (k, v): (&Rows, &Rows),
     shape: &AttentionShape,
 ) {
-    let (dim, stride) = (shape.head_dim, packed_stride(shape));
+    let (dim, tiling) = (shape.head_dim, Tiling::of(cpu.set));
+    let (words, stride) = (tiling.words(dim), packed_stride(tiling, shape));
     cpu.packed.renew(tiles.len() * stride);
     let to = ViewMut { pointer: cpu.packed.pointer_mut(), stride };
-    cpu.pool.run_sized(tiles.len(), k.rows * k.features * 8, &|tile| {
+    cpu.pool.run_sized(tiles.len(), k.rows * k.features * WRITE_COST, &|tile| {
         for head in 0..shape.kv_heads {
             for (slot, row) in tiles[tile].clone().enumerate() {
                 // SAFETY: the buffer has a place for each tile; each tile is one task's own.
                 unsafe {
-                    let to = to.at(tile, head * tile_floats(dim));
+                    let to = to.at(tile, head * words);
                     let token = (k.view().at(row, head * dim), v.view().at(row, head * dim));
-                    write_token(to, slot, token, dim);
+                    tiling.write_token(to, slot, token, dim);
                 }
             }
         }
@@ -197,8 +196,8 @@ fn pack(
 }
 
 /// Floats of one tile of all key-value heads.
-fn packed_stride(shape: &AttentionShape) -> usize {
-    shape.kv_heads * tile_floats(shape.head_dim)
+fn packed_stride(tiling: Tiling, shape: &AttentionShape) -> usize {
+    shape.kv_heads * tiling.words(shape.head_dim)
 }
 
 pub(crate) fn attention_paged(
@@ -262,15 +261,16 @@ fn attend<'p>(
     assert!(q.features == shape.heads * dim && out.features == q.features, "shapes fit");
     assert!(shape.window != Some(0), "a window holds the query's own key");
     assert!(out.rows == q.rows, "rows fit");
+    let tiling = Tiling::of(cpu.set);
+    let step = tiling.queries(shape);
     with_list(&TASKS, |tasks| {
         let mut keys = 0;
         for index in 0..parts {
             let part = part(index);
             assert!(part.rows.end <= q.rows, "rows exist");
-            for start in (0..part.rows.len()).step_by(QUERIES) {
-                let end = part.rows.len().min(start + QUERIES);
-                let reach =
-                    shape.window.map_or(usize::MAX, |window| window.saturating_add(QUERIES));
+            for start in (0..part.rows.len()).step_by(step) {
+                let end = part.rows.len().min(start + step);
+                let reach = shape.window.map_or(usize::MAX, |window| window.saturating_add(step));
                 keys += (end - start) * (part.position + end).min(reach);
                 tasks.extend((0..shape.kv_heads).map(|head| (index, start..end, head)));
             }
@@ -282,9 +282,18 @@ fn attend<'p>(
         let work = keys * shape.heads * 2 * (dim + LANES);
         cpu.pool.run_sized(tasks.len(), work, &|i| {
             let (index, queries, head) = &tasks[i];
-            with_scratch(Scratch::floats(dim), |scratch| {
+            with_scratch(tiling.scratch_floats(dim), |scratch| {
+                let (part, queries) = (&part(*index), queries.clone());
                 // SAFETY: shapes and rows were compared above; rows and heads are one task's own.
-                unsafe { target.run(cpu, &part(*index), queries.clone(), *head, scratch) };
+                unsafe {
+                    match tiling {
+                        Tiling::Floats => target.run(cpu, part, queries, *head, scratch),
+                        #[cfg(target_arch = "x86_64")]
+                        Tiling::Pairs => amx::attend(&target, part, queries, *head, scratch),
+                        #[cfg(not(target_arch = "x86_64"))]
+                        Tiling::Pairs => unreachable!("no such set is available on this CPU"),
+                    }
+                }
             });
         });
     });
@@ -328,7 +337,7 @@ impl Target<'_> {
                 position: part.position + queries.start,
                 position_step: usize::from(!by_head),
                 tiles: part.tiles,
-                tile_offset: kv_head * tile_floats(dim),
+                tile_offset: kv_head * Tiling::Floats.words(dim),
                 dim,
                 shape: self.shape,
                 scratch: Scratch::new(scratch, dim),

@@ -1,24 +1,31 @@
 //! The gradient of attention: probabilities are made again, in the tiles of forward.
 //!
-//! dQ is summed over key tiles in order; dK and dV by query head, then query tile, counted from the
-//! sequence's first token. Each tile's part is one chain from zero (Dao et al. 2022, algorithm 4).
+//! In f32, dQ is summed over key tiles in order; dK and dV by query head, then query tile, within a unit
+//! (`attention_backward/units.rs`). Each tile's part is one chain from zero (Dao et al. 2022, algorithm 4).
+//! `attention_backward/amx.rs` has the other way.
 
-use std::{cell::Cell, cmp::Reverse, ops::Range};
+use std::ops::Range;
 
 use tinsmith_backend::{ATTENTION_TILE, AttentionForward, AttentionShape, QkvGradients};
 
 use crate::{
     CpuBackend,
     attention::scaled_scores,
-    buffer::{Rows, View, ViewMut, padded, with_scratch},
+    buffer::{Rows, View, ViewMut, padded},
     gemm::{Fold, Multiply},
     lanes::{Kernel, LANES, Lanes},
-    lists::with_list,
     math, softcap,
 };
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod units;
+
+use units::Unit;
+pub(crate) use units::{scratch_floats, shared_floats};
+
 pub(crate) fn attention_backward(
-    cpu: &CpuBackend,
+    cpu: &mut CpuBackend,
     gradients: &mut QkvGradients<'_, CpuBackend>,
     forward: &AttentionForward<'_, CpuBackend>,
     sequences: &[Range<usize>],
@@ -50,27 +57,7 @@ pub(crate) fn attention_backward(
     let pairs =
         sequences.iter().map(|rows| rows.len() * (rows.len() / 2).min(reach)).sum::<usize>();
     let work = pairs * shape.heads * shape.head_dim * 5;
-    with_list(&SORTED, |sorted| {
-        // The long ones first, so that no thread is left with one at the end.
-        sorted.extend_from_slice(sequences);
-        sorted.sort_unstable_by_key(|rows| (Reverse(rows.len()), rows.start));
-        cpu.pool.run_sized(sorted.len() * shape.kv_heads, work, &|task| {
-            let rows = sorted[task / shape.kv_heads].clone();
-            let kv_head = task % shape.kv_heads;
-            with_scratch(Scratch::floats(rows.len(), shape.head_dim), |scratch| {
-                // SAFETY: shapes were compared above; a sequence's kv head is one task's own.
-                unsafe {
-                    let scratch = Scratch::new(scratch, rows.len(), shape.head_dim);
-                    cpu.path.run(Sequence { op: &op, rows, kv_head, scratch });
-                }
-            });
-        });
-    });
-}
-
-thread_local! {
-    /// The sequences of a step, by length.
-    static SORTED: Cell<Vec<Range<usize>>> = const { Cell::new(Vec::new()) };
+    units::run(cpu, &op, sequences, work);
 }
 
 struct Op<'a> {
@@ -89,12 +76,7 @@ struct Op<'a> {
 // SAFETY: the views' data outlives the op, and each task writes rows and heads of its own.
 unsafe impl Sync for Op<'_> {}
 
-/// Floats of one task's scratch for a sequence of so many tokens.
-pub(crate) fn scratch_floats(tokens: usize, head_dim: usize) -> usize {
-    Scratch::floats(tokens, head_dim)
-}
-
-/// One task's memory, the sequence's rows rounded up to whole tiles.
+/// One task's memory, the keys rounded up to whole tiles.
 #[derive(Clone, Copy)]
 struct Scratch {
     /// By tile, `[head_dim][32]`.
@@ -148,50 +130,51 @@ impl Scratch {
     }
 }
 
-/// One sequence's keys and values of one head, and all query heads that read them.
-struct Sequence<'a> {
+/// One unit, in f32: dK and dV of its keys are written to `keys`, whose row 0 is the first.
+struct Floats<'a> {
     op: &'a Op<'a>,
-    rows: Range<usize>,
-    kv_head: usize,
+    unit: &'a Unit,
+    keys: [ViewMut; 2],
     scratch: Scratch,
 }
 
-impl Kernel for Sequence<'_> {
+impl Kernel for Floats<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let (op, scratch) = (self.op, self.scratch);
-        let (dim, tokens) = (op.shape.head_dim, self.rows.len());
+        let (op, scratch, unit) = (self.op, self.scratch, self.unit);
+        let (dim, tokens) = (op.shape.head_dim, unit.keys.len());
         let (wide, group) = (padded(dim), op.shape.heads / op.shape.kv_heads);
         self.pack_keys();
         std::slice::from_raw_parts_mut(scratch.dk, tokens * wide).fill(0.0);
         std::slice::from_raw_parts_mut(scratch.dv, tokens * wide).fill(0.0);
-        for head in self.kv_head * group..(self.kv_head + 1) * group {
-            for start in (0..tokens).step_by(ATTENTION_TILE) {
-                let queries = start..tokens.min(start + ATTENTION_TILE);
+        for head in unit.kv_head * group..(unit.kv_head + 1) * group {
+            for start in unit.queries.clone().step_by(ATTENTION_TILE) {
+                let queries = start..unit.queries.end.min(start + ATTENTION_TILE);
                 self.load_queries::<L>(head, queries.clone());
                 let first = op.shape.visible(start).start / ATTENTION_TILE * ATTENTION_TILE;
                 for key in (first..queries.end).step_by(ATTENTION_TILE) {
                     self.tile::<L>(head, queries.clone(), key);
                 }
                 let to =
-                    ViewMut { pointer: op.dq.at(self.rows.start + start, head * dim), ..op.dq };
+                    ViewMut { pointer: op.dq.at(unit.rows.start + start, head * dim), ..op.dq };
                 copy_rows(scratch.dq, to, queries.len(), dim);
             }
         }
-        for (from, to) in [(scratch.dk, op.dk), (scratch.dv, op.dv)] {
-            let to = ViewMut { pointer: to.at(self.rows.start, self.kv_head * dim), ..to };
+        for (from, to) in [scratch.dk, scratch.dv].into_iter().zip(self.keys) {
             copy_rows(from, to, tokens, dim);
         }
     }
 }
 
-impl Sequence<'_> {
+impl Floats<'_> {
     fn pack_keys(&self) {
         let (op, scratch, dim) = (self.op, self.scratch, self.op.shape.head_dim);
-        for (i, row) in self.rows.clone().enumerate() {
+        let (first, column) =
+            (self.unit.rows.start + self.unit.keys.start, self.unit.kv_head * dim);
+        for i in 0..self.unit.keys.len() {
             // SAFETY: the scratch has whole tiles for all rows; the rows exist.
             unsafe {
-                let (k, v) = (op.k.at(row, self.kv_head * dim), op.v.at(row, self.kv_head * dim));
+                let (k, v) = (op.k.at(first + i, column), op.v.at(first + i, column));
                 let tile = i / ATTENTION_TILE * ATTENTION_TILE * dim + i % ATTENTION_TILE;
                 for d in 0..dim {
                     *scratch.k_transposed.add(tile + d * ATTENTION_TILE) = *k.add(d);
@@ -206,7 +189,7 @@ impl Sequence<'_> {
     #[inline(always)]
     unsafe fn load_queries<L: Lanes>(&self, head: usize, queries: Range<usize>) {
         let (op, scratch, dim) = (self.op, self.scratch, self.op.shape.head_dim);
-        let (first, count) = (self.rows.start + queries.start, queries.len());
+        let (first, count) = (self.unit.rows.start + queries.start, queries.len());
         std::slice::from_raw_parts_mut(scratch.dq, count * padded(dim)).fill(0.0);
         for i in 0..count {
             pack_row(scratch.q, i, op.q.at(first + i, head * dim), dim);
@@ -222,7 +205,8 @@ impl Sequence<'_> {
     unsafe fn tile<L: Lanes>(&self, head: usize, queries: Range<usize>, key: usize) {
         let (scratch, dim) = (self.scratch, self.op.shape.head_dim);
         let wide = padded(dim);
-        let keys = ATTENTION_TILE.min(self.rows.len() - key);
+        let keys = ATTENTION_TILE.min(self.unit.keys.end - key);
+        let place = key - self.unit.keys.start;
         let over_head = |a: *const f32, b: *const f32, out: *mut f32| Multiply {
             a,
             a_row: wide,
@@ -236,7 +220,7 @@ impl Sequence<'_> {
             out: ViewMut { pointer: out, stride: ATTENTION_TILE },
             fold: Fold::Store,
         };
-        let from = key * dim;
+        let from = place * dim;
         L::call(over_head(scratch.q, scratch.k_transposed.wrapping_add(from), scratch.scores));
         L::call(over_head(scratch.dout, scratch.v_transposed.wrapping_add(from), scratch.changes));
         self.softmax::<L>(head, queries.clone(), key);
@@ -255,10 +239,10 @@ impl Sequence<'_> {
         };
         let count = queries.len();
         let changes = scratch.changes.cast_const();
-        let k = scratch.k.add(key * wide);
+        let k = scratch.k.add(place * wide);
         L::call(over_tile((changes, ATTENTION_TILE, 1), k, (count, keys), scratch.dq));
-        let dv = scratch.dv.add(key * wide);
-        let dk = scratch.dk.add(key * wide);
+        let dv = scratch.dv.add(place * wide);
+        let dk = scratch.dk.add(place * wide);
         let scores = scratch.scores.cast_const();
         L::call(over_tile((scores, 1, ATTENTION_TILE), scratch.dout, (keys, count), dv));
         L::call(over_tile((changes, 1, ATTENTION_TILE), scratch.q, (keys, count), dk));
@@ -272,7 +256,7 @@ impl Sequence<'_> {
         for (i, query) in queries.enumerate() {
             let scores = scratch.scores.add(i * ATTENTION_TILE);
             let changes = scratch.changes.add(i * ATTENTION_TILE);
-            let lse = L::splat(*op.lse.at(self.rows.start + query, head));
+            let lse = L::splat(*op.lse.at(self.unit.rows.start + query, head));
             let (mean, scale) = (L::splat(*scratch.means.add(i)), L::splat(op.shape.scale));
             let scaled = scaled_scores::<L>(scores, op.shape, (key, op.shape.visible(query)));
             for (half, score) in scaled.into_iter().enumerate() {

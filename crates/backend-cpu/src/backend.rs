@@ -9,8 +9,9 @@ use tinsmith_backend::{
 };
 
 use crate::{
-    Cache, CpuBackend, Lora, Pair, Rows, Vector, Weight, adamw, add, attention, attention_backward,
-    embed, footprint, gated, linear, rms_norm, rope, sample, score,
+    Cache, CpuBackend, Lora, Pair, Rows, Vector, Weight, adamw, add,
+    attention::{self, Tiling},
+    attention_backward, embed, footprint, gated, linear, rms_norm, rope, sample, score,
 };
 
 impl Backend for CpuBackend {
@@ -48,7 +49,7 @@ impl Backend for CpuBackend {
     }
 
     fn zero(&mut self, buffer: &mut Rows) {
-        buffer.zero();
+        buffer.zero_on(&self.pool);
     }
 
     fn read_rows(&mut self, buffer: &Rows) -> Vec<f32> {
@@ -88,7 +89,7 @@ impl Backend for CpuBackend {
     }
 
     fn cache(&mut self, blocks: usize, layers: usize, shape: &AttentionShape) -> Result<Cache> {
-        Cache::new(blocks, layers, shape)
+        Cache::new(Tiling::of(self.set), (blocks, layers), shape)
     }
 
     fn copy_block(&mut self, cache: &mut Cache, from: u32, to: u32) {

@@ -288,6 +288,19 @@ impl Rows {
         }
     }
 
+    /// [`Self::zero`] on all threads.
+    pub(crate) fn zero_on(&mut self, pool: &Pool) {
+        let (rows, stride, view) = (self.rows, self.stride, self.view_mut());
+        pool.run_rows(rows, rows * stride * 2, &|part| {
+            // SAFETY: the rows lie in the buffer, and each belongs to one task.
+            unsafe {
+                let part =
+                    std::slice::from_raw_parts_mut(view.at(part.start, 0), part.len() * stride);
+                part.fill(0.0);
+            }
+        });
+    }
+
     pub(crate) fn zero(&mut self) {
         let used = self.rows * self.stride;
         self.data.floats_mut()[..used].fill(0.0);

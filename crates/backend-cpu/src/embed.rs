@@ -12,13 +12,10 @@ pub(crate) fn gather(cpu: &CpuBackend, out: &mut Rows, x: &Rows, indices: &[usiz
     each_row(cpu, out, &|row, to| to.copy_from_slice(x.row(indices[row])));
 }
 
-/// Rows that one task copies.
-const GROUP: usize = 16;
-
 fn each_row(cpu: &CpuBackend, out: &mut Rows, fill: &(dyn Fn(usize, &mut [f32]) + Sync)) {
     let (rows, features, view) = (out.rows, out.features, out.view_mut());
-    cpu.pool.run_sized(rows.div_ceil(GROUP), rows * features * 8, &|group| {
-        for row in group * GROUP..rows.min((group + 1) * GROUP) {
+    cpu.pool.run_rows(rows, rows * features * 8, &|part| {
+        for row in part {
             // SAFETY: rows lie in the buffer, and each belongs to one task.
             let to = unsafe { std::slice::from_raw_parts_mut(view.at(row, 0), features) };
             fill(row, to);

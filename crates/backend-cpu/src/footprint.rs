@@ -5,7 +5,9 @@ use tinsmith_backend::{Footprint, PairShape, ScratchShape, StepKind};
 #[cfg(target_arch = "x86_64")]
 use crate::sets::bf16_amx::{gradient::gradient_words, job::job_words};
 use crate::{
-    CpuBackend, attention, attention_backward,
+    CpuBackend,
+    attention::{self, Tiling},
+    attention_backward,
     buffer::{Lora, Rows, padded},
     gemm,
     rope::Turns,
@@ -25,10 +27,11 @@ pub(crate) fn bytes(cpu: &CpuBackend, of: Footprint) -> usize {
         Footprint::Lora(shape) => pair_floats(&shape) + Lora::copied_floats(cpu.set, &shape),
         Footprint::Pair(shape) => pair_floats(&shape),
         Footprint::Cache { blocks, layers, shape } => {
-            blocks * layers * shape.kv_heads * attention::tile_floats(shape.head_dim)
+            blocks * layers * shape.kv_heads * Tiling::of(cpu.set).words(shape.head_dim)
         }
         Footprint::Scratch(shape) => {
-            shared_floats(cpu.set, &shape) + cpu.pool.threads() * thread_floats(&shape)
+            shared_floats(cpu.set, cpu.pool.threads(), &shape)
+                + cpu.pool.threads() * thread_floats(cpu.set, &shape)
         }
     };
     floats * size_of::<f32>()
@@ -39,12 +42,13 @@ fn pair_floats(shape: &PairShape) -> usize {
 }
 
 /// What the backend holds once.
-fn shared_floats(set: KernelSet, shape: &ScratchShape) -> usize {
+fn shared_floats(set: KernelSet, threads: usize, shape: &ScratchShape) -> usize {
     let hidden = Rows::floats(shape.rows, shape.rank);
     let chunk = shape.rows.min(score::chunk_rows(shape.vocabulary));
     let logits = Rows::floats(chunk, shape.vocabulary);
     let turns = shape.ropes * Turns::floats(shape.longest, shape.attention.head_dim);
-    let packed = attention::packed_floats(shape.rows, shape.sequences, &shape.attention);
+    let packed =
+        attention::packed_floats(Tiling::of(set), (shape.rows, shape.sequences), &shape.attention);
     rounded_words(set, shape, chunk)
         + hidden
         + logits
@@ -52,7 +56,12 @@ fn shared_floats(set: KernelSet, shape: &ScratchShape) -> usize {
         + match shape.kind {
             StepKind::Forward => packed,
             // `dy B` as well.
-            StepKind::ForwardBackward => packed + hidden_gradients(set) * hidden,
+            StepKind::ForwardBackward => {
+                let tokens = (shape.longest, threads);
+                let shares =
+                    attention_backward::shared_floats(Tiling::of(set), tokens, &shape.attention);
+                packed + hidden_gradients(set) * hidden + shares
+            }
             StepKind::Infer => 0,
         }
 }
@@ -92,16 +101,18 @@ fn rounded_words(set: KernelSet, shape: &ScratchShape, chunk: usize) -> usize {
 }
 
 /// What one thread holds: the most that any op asks for.
-fn thread_floats(shape: &ScratchShape) -> usize {
+fn thread_floats(set: KernelSet, shape: &ScratchShape) -> usize {
     let head_dim = shape.attention.head_dim;
     let always = gemm::SCRATCH_FLOATS
-        .max(attention::scratch_floats(head_dim))
+        .max(Tiling::of(set).scratch_floats(head_dim))
         .max(score::scratch_floats(shape.vocabulary));
     match shape.kind {
         StepKind::Forward => always,
-        StepKind::ForwardBackward => {
-            always.max(attention_backward::scratch_floats(shape.longest, head_dim))
-        }
+        StepKind::ForwardBackward => always.max(attention_backward::scratch_floats(
+            Tiling::of(set),
+            shape.longest,
+            &shape.attention,
+        )),
         StepKind::Infer => always.max(select::scratch_floats(shape.vocabulary)),
     }
 }

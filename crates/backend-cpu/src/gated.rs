@@ -18,11 +18,12 @@ pub(crate) fn gated(
     assert!(same_shape(&[out, gate, up]), "shapes fit");
     let (rows, stride) = (out.rows, out.stride);
     let (out, gate, up) = (out.view_mut(), gate.view(), up.view());
-    cpu.pool.run_sized(rows, rows * stride * COST, &|row| {
-        // SAFETY: all three have the row, with its padding; each row is one task's own.
+    cpu.pool.run_rows(rows, rows * stride * COST, &|part| {
+        // SAFETY: all three have the rows, with their padding; each row is one task's own.
         unsafe {
-            let (out, gate, up) = (out.at(row, 0), gate.at(row, 0), up.at(row, 0));
-            cpu.path.run(Forward { out, gate, up, count: stride, activation });
+            let (out, gate, up) =
+                (out.at(part.start, 0), gate.at(part.start, 0), up.at(part.start, 0));
+            cpu.path.run(Forward { out, gate, up, count: part.len() * stride, activation });
         }
     });
 }
@@ -43,12 +44,12 @@ pub(crate) fn gated_backward(
         gate: gate.view(),
         up: up.view(),
         row: 0,
-        count: stride,
+        count: 0,
         activation,
     };
-    cpu.pool.run_sized(rows, rows * stride * 2 * COST, &|row| {
-        // SAFETY: all five have the row, with its padding; each row is one task's own.
-        unsafe { cpu.path.run(Backward { row, ..work }) };
+    cpu.pool.run_rows(rows, rows * stride * 2 * COST, &|part| {
+        // SAFETY: all five have the rows, with their padding; each row is one task's own.
+        unsafe { cpu.path.run(Backward { row: part.start, count: part.len() * stride, ..work }) };
     });
 }
 
@@ -124,8 +125,7 @@ impl Kernel for Backward {
 
 #[inline(always)]
 unsafe fn sigmoid<L: Lanes>(x: L) -> L {
-    let one = L::splat(1.0);
-    one.div(one.add(math::exp(L::splat(0.0).sub(x))))
+    math::reciprocal(L::splat(1.0).add(math::exp(L::splat(0.0).sub(x))))
 }
 
 /// The share of x that gelu lets through: `(1 + tanh u) / 2 = σ(2 u)`, which keeps its digits where tanh

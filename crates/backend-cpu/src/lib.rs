@@ -128,6 +128,8 @@ pub struct CpuBackend {
     tiles: sets::Tiles,
     /// Keys and values of a training step in tiles.
     packed: Buffer,
+    /// Shares of the gradients of a long sequence's keys and values.
+    partials: Buffer,
     turns: Vec<Turns>,
 }
 
@@ -151,6 +153,7 @@ impl CpuBackend {
             #[cfg(target_arch = "x86_64")]
             tiles: sets::Tiles::default(),
             packed: Buffer::default(),
+            partials: Buffer::default(),
             turns: Vec::new(),
         })
     }

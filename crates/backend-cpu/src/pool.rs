@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -15,8 +16,13 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Rounds of looking before a thread sleeps: about 20 µs.
-const SPINS: usize = 300;
+/// Rounds of looking before a thread offers its core to others: about 50 µs, longer than what one thread
+/// does alone between two ops of a step.
+const SPINS: usize = 800;
+
+/// Rounds of looking, each after an offer, before it sleeps: a few hundred µs, for waking a thread takes
+/// as long on some machines.
+const OFFERS: usize = 300;
 
 /// A fixed set of threads, the caller's among them.
 pub(crate) struct Pool {
@@ -61,10 +67,12 @@ impl Pool {
             state.job = Some(Job { task, tasks });
             self.shared.epoch.fetch_add(1, Ordering::Release);
         }
-        if tasks > 2 {
-            self.shared.start.notify_all();
-        } else {
-            self.shared.start.notify_one();
+        if self.shared.sleeping.load(Ordering::Relaxed) > 0 {
+            if tasks > 2 {
+                self.shared.start.notify_all();
+            } else {
+                self.shared.start.notify_one();
+            }
         }
         let running = Running(&self.shared);
         self.shared.claim(Job { task, tasks });
@@ -76,9 +84,31 @@ impl Pool {
 
     /// Runs the tasks here if they are little work, else on all threads.
     pub(crate) fn run_sized(&self, tasks: usize, work: usize, task: &(dyn Fn(usize) + Sync)) {
-        /// Multiply-adds that are done in about the time that it takes to wake a thread.
+        if self.is_worth(work) { self.run(tasks, task) } else { (0..tasks).for_each(task) }
+    }
+
+    /// Runs `task` on parts of `0..rows`, each row in one of them: here, as one part, if all rows together
+    /// are little work.
+    pub(crate) fn run_rows(&self, rows: usize, work: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
+        /// Parts for each thread: few, for each is a claim, but enough for threads that come late.
+        const PARTS: usize = 4;
+        if rows == 0 {
+        } else if self.is_worth(work) {
+            let step = rows.div_ceil(PARTS * self.threads());
+            self.run(rows.div_ceil(step), &|part| task(part * step..rows.min((part + 1) * step)));
+        } else {
+            task(0..rows);
+        }
+    }
+
+    /// Whether so many multiply-adds take longer than it takes to call another thread.
+    fn is_worth(&self, work: usize) -> bool {
+        /// If one is looking for work.
+        const WORTH_CALLING: usize = 50_000;
+        /// If all sleep.
         const WORTH_WAKING: usize = 200_000;
-        if work < WORTH_WAKING { (0..tasks).for_each(task) } else { self.run(tasks, task) }
+        let awake = self.shared.sleeping.load(Ordering::Relaxed) < self.workers.len();
+        work >= if awake { WORTH_CALLING } else { WORTH_WAKING }
     }
 }
 
@@ -121,6 +151,8 @@ struct Shared {
     epoch: AtomicU64,
     /// Workers that hold the job; changed under the lock upwards, without it downwards.
     active: AtomicUsize,
+    /// Workers that sleep, or are about to; changed under the lock.
+    sleeping: AtomicUsize,
     next: AtomicUsize,
     panicked: AtomicBool,
 }
@@ -157,28 +189,43 @@ impl Shared {
 
     /// `None`: the pool ends.
     fn wait_for_job(&self, seen: &mut u64) -> Option<Job> {
-        for _ in 0..SPINS {
-            if self.epoch.load(Ordering::Acquire) != *seen {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        let mut state = self.lock();
         loop {
-            let epoch = self.epoch.load(Ordering::Acquire);
+            let called = |seen: u64| self.epoch.load(Ordering::Acquire) != seen;
+            look(|| called(*seen));
+            let mut state = self.lock();
+            while !called(*seen) {
+                self.sleeping.fetch_add(1, Ordering::Relaxed);
+                state = self.start.wait(state).unwrap_or_else(PoisonError::into_inner);
+                self.sleeping.fetch_sub(1, Ordering::Relaxed);
+            }
             if state.stop {
                 return None;
             }
-            if epoch != *seen {
-                *seen = epoch;
-                if let Some(job) = state.job {
-                    self.active.fetch_add(1, Ordering::Relaxed);
-                    return Some(job);
-                }
+            *seen = self.epoch.load(Ordering::Acquire);
+            // None where the others were done before: the next one is likely to come soon.
+            if let Some(job) = state.job {
+                self.active.fetch_add(1, Ordering::Relaxed);
+                return Some(job);
             }
-            state = self.start.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Looks for something for a while; whether it came.
+fn look(came: impl Fn() -> bool) -> bool {
+    for _ in 0..SPINS {
+        if came() {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    for _ in 0..OFFERS {
+        if came() {
+            return true;
+        }
+        thread::yield_now();
+    }
+    false
 }
 
 /// Takes the job away when dropped, and waits for those who have it.
@@ -189,11 +236,8 @@ impl Drop for Running<'_> {
         // The tasks that nobody has begun are not worth doing if the caller's panicked.
         self.0.next.fetch_add(usize::MAX / 2, Ordering::Relaxed);
         self.0.lock().job = None;
-        for _ in 0..SPINS {
-            if self.0.active.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            std::hint::spin_loop();
+        if look(|| self.0.active.load(Ordering::Acquire) == 0) {
+            return;
         }
         let mut state = self.0.lock();
         while self.0.active.load(Ordering::Acquire) > 0 {

@@ -13,11 +13,13 @@ pub(crate) fn rms_norm(cpu: &CpuBackend, out: &mut Rows, x: &Rows, weight: &Vect
     assert!((out.rows, out.features) == (x.rows, x.features), "shapes fit");
     let (rows, features, weight) = (x.rows, x.features, weight.data.floats());
     let (out, x) = (out.view_mut(), x.view());
-    cpu.pool.run_sized(rows, rows * features * COST, &|row| {
-        // SAFETY: both have the row; each row is one task's own.
-        unsafe {
-            let (out, x) = (out.at(row, 0), x.at(row, 0));
-            cpu.path.run(Forward { out, x, weight: weight.as_ptr(), features, eps });
+    cpu.pool.run_rows(rows, rows * features * COST, &|part| {
+        for row in part {
+            // SAFETY: both have the row; each row is one task's own.
+            unsafe {
+                let (out, x) = (out.at(row, 0), x.at(row, 0));
+                cpu.path.run(Forward { out, x, weight: weight.as_ptr(), features, eps });
+            }
         }
     });
 }
@@ -33,11 +35,13 @@ pub(crate) fn rms_norm_backward(
     assert!((dy.rows, dy.features) == (x.rows, x.features), "shapes fit");
     let (rows, features, weight) = (x.rows, x.features, weight.data.floats());
     let (dx, dy, x) = (dx.view_mut(), dy.view(), x.view());
-    cpu.pool.run_sized(rows, rows * features * 2 * COST, &|row| {
-        // SAFETY: all three have the row; each row is one task's own.
-        unsafe {
-            let (dx, dy, x) = (dx.at(row, 0), dy.at(row, 0), x.at(row, 0));
-            cpu.path.run(Backward { dx, dy, x, weight: weight.as_ptr(), features, eps });
+    cpu.pool.run_rows(rows, rows * features * 2 * COST, &|part| {
+        for row in part {
+            // SAFETY: all three have the row; each row is one task's own.
+            unsafe {
+                let (dx, dy, x) = (dx.at(row, 0), dy.at(row, 0), x.at(row, 0));
+                cpu.path.run(Backward { dx, dy, x, weight: weight.as_ptr(), features, eps });
+            }
         }
     });
 }

@@ -16,11 +16,13 @@ pub(crate) fn rope(cpu: &mut CpuBackend, out: &mut Rows, x: &Rows, rope: &Rope<'
     assert!((out.rows, out.features) == (x.rows, x.features), "shapes fit");
     let turns = Turns::of(&mut cpu.turns, rope.table, rope.positions);
     let (out, heads) = (out.view_mut(), Heads::new(x, rope));
-    cpu.pool.run_sized(x.rows, x.rows * x.features * COST, &|row| {
-        // SAFETY: both have the row; each row is one task's own.
-        unsafe {
-            let kernel = Forward { out, heads, row, turns: turns.at(rope.positions, row) };
-            cpu.path.run(kernel);
+    cpu.pool.run_rows(x.rows, x.rows * x.features * COST, &|part| {
+        for row in part {
+            // SAFETY: both have the row; each row is one task's own.
+            unsafe {
+                let kernel = Forward { out, heads, row, turns: turns.at(rope.positions, row) };
+                cpu.path.run(kernel);
+            }
         }
     });
 }
@@ -35,11 +37,13 @@ pub(crate) fn rope_backward(
     assert!((dy.rows, dy.features) == (x.rows, x.features), "shapes fit");
     let turns = Turns::of(&mut cpu.turns, rope.table, rope.positions);
     let (dx, dy, heads) = (dx.view_mut(), dy.view(), Heads::new(x, rope));
-    cpu.pool.run_sized(x.rows, x.rows * x.features * 2 * COST, &|row| {
-        // SAFETY: all three have the row; each row is one task's own.
-        unsafe {
-            let kernel = Backward { dx, dy, heads, row, turns: turns.at(rope.positions, row) };
-            cpu.path.run(kernel);
+    cpu.pool.run_rows(x.rows, x.rows * x.features * 2 * COST, &|part| {
+        for row in part {
+            // SAFETY: all three have the row; each row is one task's own.
+            unsafe {
+                let kernel = Backward { dx, dy, heads, row, turns: turns.at(rope.positions, row) };
+                cpu.path.run(kernel);
+            }
         }
     });
 }

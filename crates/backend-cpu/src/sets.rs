@@ -1,6 +1,7 @@
 //! Kernel sets: names for "these instructions, these roundings", and which of them a model gets.
 //!
-//! A set decides how frozen matrices are kept and multiplied; all other ops run in f32 on a [`Path`].
+//! A set decides how frozen matrices are kept and multiplied, and how attention's factors are; all other ops
+//! run in f32 on a [`Path`].
 //! A new set is a variant of [`KernelSet`] with its [`Entry`], an arm in `Weight::operand`, and a file
 //! in `sets/` with its product. A set whose bits change gets a new version.
 
@@ -57,21 +58,21 @@ impl KernelSet {
         match self {
             Self::F32 => &Entry {
                 name: "f32",
-                versioned: "f32.1",
+                versioned: "f32.2",
                 weights: Dtype::F32,
                 paths: &Path::ALL,
                 needs: &[],
             },
             Self::W16Avx2 => &Entry {
                 name: "w16-avx2",
-                versioned: "w16-avx2.1",
+                versioned: "w16-avx2.2",
                 weights: Dtype::Bf16,
                 paths: &[Path::Avx2, Path::Avx512],
                 needs: &[],
             },
             Self::Bf16Avx512 => &Entry {
                 name: "bf16-avx512",
-                versioned: "bf16-avx512.1",
+                versioned: "bf16-avx512.2",
                 weights: Dtype::Bf16,
                 paths: &[Path::Avx512],
                 needs: &[("AVX512-BF16", has_avx512_bf16)],
@@ -91,7 +92,7 @@ impl KernelSet {
         self.entry().name
     }
 
-    /// As checkpoints and journals record it, e.g. `bf16-amx.1`.
+    /// As checkpoints and journals record it, e.g. `bf16-amx.2`.
     pub fn versioned(self) -> &'static str {
         self.entry().versioned
     }

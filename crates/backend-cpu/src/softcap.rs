@@ -10,9 +10,11 @@ use crate::{
 /// `rows = cap · tanh(rows / cap)`.
 pub(crate) fn cap_rows(rows: &mut Rows, cap: f32, (path, pool): (Path, &Pool)) {
     let (count, stride, view) = (rows.rows, rows.stride, rows.view_mut());
-    pool.run_sized(count, count * stride * 32, &|row| {
-        // SAFETY: the buffer has the row with its padding; each row is one task's own.
-        unsafe { path.run(SoftCap { row: view.at(row, 0), count: stride, cap }) };
+    pool.run_rows(count, count * stride * 32, &|part| {
+        // SAFETY: the buffer has the rows with their padding; each row is one task's own.
+        unsafe {
+            path.run(SoftCap { row: view.at(part.start, 0), count: part.len() * stride, cap });
+        }
     });
 }
 

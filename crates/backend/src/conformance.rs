@@ -34,17 +34,20 @@ pub struct Tolerances {
     pub values: f64,
     /// Of what backward ops give.
     pub gradients: f64,
+    /// How many times that far attention may be, which is several products one after another.
+    pub attention: f64,
 }
 
 impl Tolerances {
     /// For f32 weights, activations and arithmetic.
-    pub const F32: Self = Self { values: 5e-6, gradients: 1e-5 };
+    pub const F32: Self = Self { values: 5e-6, gradients: 1e-5, attention: 1.0 };
 
     /// For weights rounded to bf16, frozen ones or adapters' as well, with or without the rows that they are
     /// multiplied by, and sums in f32. Each factor is off by up to 2⁻⁹ of itself, so a sum of products by
     /// about 2⁻⁹ of its typical size, and a few times that at worst; where logits are large, their logprobs
-    /// are off by as much, and the gradient that is made from those by more.
-    pub const BF16: Self = Self { values: 2e-2, gradients: 3e-2 };
+    /// are off by as much, and the gradient that is made from those by more. So are attention's scores, and
+    /// the weights that it makes from them are rounded again.
+    pub const BF16: Self = Self { values: 2e-2, gradients: 3e-2, attention: 3.0 };
 }
 
 /// One part of the suite.
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_reference_conforms() {
-        all(|| ReferenceBackend, &Tolerances { values: 0.0, gradients: 0.0 });
+        all(|| ReferenceBackend, &Tolerances { values: 0.0, gradients: 0.0, attention: 1.0 });
     }
 
     #[test]

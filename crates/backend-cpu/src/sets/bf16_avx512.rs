@@ -18,7 +18,10 @@ use crate::lanes::LANES;
 const BLOCK_TILES: usize = LINEAR_BLOCK / TILE_INPUTS;
 
 pub(crate) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bf16")
 }
 
 /// Rounds a row to bf16, to nearest, ties to even; denormals become zero. `to` leads to the row in its

@@ -47,16 +47,16 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     for case in SHAPES {
         // A lone row's dq and dk are zero, which gives errors no scale: it runs beside another.
         for lengths in [&[1, 5][..], &[31, 32, 33], &[65, 0, 300, 1], &[2, 64, 1, 96]] {
-            suite.case(&case, &plain_step(lengths));
+            check_case(suite, &case, &plain_step(lengths));
         }
     }
     for case in WINDOWED {
         for lengths in [&[1, 5][..], &[31, 0, 33, 64], &[65, 200, 1]] {
-            suite.case(&case, &plain_step(lengths));
+            check_case(suite, &case, &plain_step(lengths));
         }
     }
     wide_windows_show_nothing(suite);
-    suite.case(&SHAPES[0], &plain_step(&[2049]));
+    check_case(suite, &SHAPES[0], &plain_step(&[2049]));
     // Scores in the hundreds, where an exponential that is not taken from the maximum overflows.
     let sharp = Attention { sharpness: 400.0, ..SHAPES[0] };
     suite.values_within(100.0, &sharp, &plain_step(&[97, 33]));
@@ -64,6 +64,12 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
     // The same scores under a cap that nearly all of them reach.
     let capped = Attention { softcap: Some(20.0), window: Some(40), ..sharp };
     suite.values_within(100.0, &capped, &plain_step(&[97, 33]));
+}
+
+/// The values against the reference, and that company changes nothing.
+pub(super) fn check_case<B: Backend>(suite: &mut Suite<'_, B>, case: &impl Case, step: &Step) {
+    suite.values_within(suite.tolerances.attention, case, step);
+    suite.invariance(case, step);
 }
 
 /// A window that holds every key changes no bit.

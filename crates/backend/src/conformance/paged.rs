@@ -4,7 +4,7 @@ use crate::{ATTENTION_TILE, Backend, PagedSequence};
 
 use super::{
     Suite,
-    attention::{Attention, SHAPES, WINDOWED},
+    attention::{Attention, SHAPES, WINDOWED, check_case},
     inputs::{blank, upload},
     step::{Answer, Case, Datum, Output, Segment, Step, datums, plain_step, ranges, values},
 };
@@ -24,7 +24,7 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
             let case = Paged { attention, chunks };
             for lengths in [&[1][..], &[33, 0, 65], &[31, 2, 130, 32]] {
                 let step = plain_step(lengths);
-                suite.case(&case, &step);
+                check_case(suite, &case, &step);
                 let paged = case.run(&mut suite.backend, std::slice::from_ref(&step));
                 let whole = attention.run(&mut suite.backend, &[step]);
                 suite.same_outputs(&format!("{case:?} against whole"), &paged, &whole);
@@ -32,7 +32,7 @@ pub(super) fn check<B: Backend>(suite: &mut Suite<'_, B>) {
         }
     }
     let case = Paged { attention: SHAPES[1], chunks: &[1, 300, 512] };
-    suite.values(&case, &plain_step(&[1500, 7]));
+    check_case(suite, &case, &plain_step(&[1500, 7]));
     tiles_outside_the_window_are_not_read(suite);
 }
 
