@@ -60,7 +60,7 @@ pub(crate) fn score_backward(
     let unembed = Unembed::new(cpu, x, unembedding, &forward);
     let (weight, softcap) = (unembedding.weight, unembedding.softcap);
     if let Some(dx) = &mut dx {
-        dx.zero_on(pool);
+        dx.zero_on(&cpu.pool);
     }
     let mut scoring = std::mem::take(&mut cpu.scoring);
     let Scoring { pieces, covered, logprobs, factors, normalizers } = &mut scoring;

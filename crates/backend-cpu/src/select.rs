@@ -9,7 +9,7 @@ use tinsmith_backend::{Draw, Drawn};
 
 use crate::{
     buffer::{padded, with_scratch},
-    lanes::{LANES, Path},
+    lanes::{Kernel, LANES, Lanes, Path},
     score::{Exponentials, Statistics, tile_count, tile_range, tile_statistics},
 };
 
@@ -86,9 +86,8 @@ pub(crate) fn with_row<R>(
         unsafe {
             let logits = if tempered {
                 let copy = std::slice::from_raw_parts_mut(scratch.add(own), logits.len());
-                for (to, from) in copy.iter_mut().zip(logits) {
-                    *to = from / temperature;
-                }
+                let (from, to) = (logits.as_ptr(), copy.as_mut_ptr());
+                path.run(Divide { from, to, count: logits.len(), by: temperature });
                 &*copy
             } else {
                 logits
@@ -105,6 +104,27 @@ pub(crate) fn with_row<R>(
             })
         }
     })
+}
+
+/// `to[i] = from[i] / by`.
+struct Divide {
+    from: *const f32,
+    to: *mut f32,
+    count: usize,
+    by: f32,
+}
+
+impl Kernel for Divide {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let by = L::splat(self.by);
+        let mut i = 0;
+        while i < self.count {
+            let count = self.count - i;
+            L::load_head(self.from.add(i), count, 0.0).div(by).store_head(self.to.add(i), count);
+            i += LANES;
+        }
+    }
 }
 
 impl Row<'_> {

@@ -109,9 +109,35 @@ impl Weight {
         transposed
     }
 
+    /// [`Self::read_row`] of pairs whose rows are inputs: sixteen of them stand side by side.
+    fn read_transposed_row(
+        &self,
+        transposed: &Buffer,
+        output: usize,
+        (to, scale): (&mut [f32], f32),
+    ) {
+        let panels = view(self.set, transposed, self.outputs);
+        for (panel, to) in to.chunks_mut(LANES).enumerate() {
+            // SAFETY: the words lie in the buffer, which is only read.
+            let words = unsafe {
+                std::slice::from_raw_parts(
+                    panels.at(panel, output / 2 * LANES).cast::<u32>(),
+                    LANES,
+                )
+            };
+            let shift = if output.is_multiple_of(2) { 16 } else { 0 };
+            for (to, word) in to.iter_mut().zip(words) {
+                *to = scale * f32::from_bits(word << shift & 0xffff_0000);
+            }
+        }
+    }
+
     /// `to = scale * row`, for the inputs of one output.
     pub(crate) fn read_row(&self, output: usize, to: &mut [f32], scale: f32) {
         assert!(output < self.outputs, "the token is in the table");
+        if let (Some(transposed), Dtype::Bf16) = (self.transposed.get(), self.set.weights()) {
+            return self.read_transposed_row(transposed, output, (to, scale));
+        }
         let (transposed, view) = match self.transposed.get() {
             Some(transposed) => (true, view(self.set, transposed, self.outputs)),
             None => (false, view(self.set, &self.panels, self.inputs)),

@@ -46,9 +46,11 @@ struct Scratch {
     dout_over_queries: *mut f32,
     /// Of each block, `[head_dim padded][64]`.
     dq: *mut f32,
-    /// Of each query, the log of its sum in powers of two, and Σ dout · out.
+    /// Of each query, the log of its sum in powers of two, Σ dout · out, and the factor on its scores'
+    /// gradients.
     lse: *mut f32,
     means: *mut f32,
+    scales: *mut f32,
     /// Keys and values of one block as left factors, `[4][head_dim / 32]` tiles.
     k: *mut f32,
     v: *mut f32,
@@ -74,7 +76,7 @@ fn packed_words(dim: usize) -> [usize; 2] {
 
 impl Scratch {
     /// Its parts' sizes, for so many blocks of queries, all heads' together.
-    fn sizes(blocks: usize, dim: usize) -> [usize; 17] {
+    fn sizes(blocks: usize, dim: usize) -> [usize; 18] {
         let [over_features, over_queries] = packed_words(dim);
         let keys = TILES * input_tiles(dim) * TILE_WORDS;
         let (square, rounded) = (BLOCK * BLOCK, BLOCK * BLOCK / 2);
@@ -84,6 +86,7 @@ impl Scratch {
             blocks * over_queries,
             blocks * over_queries,
             blocks * padded(dim) * BLOCK,
+            blocks * BLOCK,
             blocks * BLOCK,
             blocks * BLOCK,
             keys,
@@ -106,7 +109,7 @@ impl Scratch {
             part
         });
         let [q_over_features, dout_over_features, q_over_queries, dout_over_queries, ..] = parts;
-        let [_, _, _, _, dq, lse, means, k, v, k_columns, ..] = parts;
+        let [_, _, _, _, dq, lse, means, scales, k, v, k_columns, ..] = parts;
         let [.., scores, changes, rounded_scores, rounded_changes, paired_changes, dk, dv] = parts;
         Self {
             q_over_features,
@@ -116,6 +119,7 @@ impl Scratch {
             dq,
             lse,
             means,
+            scales,
             k,
             v,
             k_columns,
@@ -235,14 +239,19 @@ impl Task<'_> {
             rows.over_rows(to_queries.add(index * over_queries));
         }
         for i in 0..BLOCK {
-            let (lse, mean) =
-                (scratch.lse.add(index * BLOCK + i), scratch.means.add(index * BLOCK + i));
+            let place = index * BLOCK + i;
+            let (mut lse, mut mean, mut scale) = (0.0, 0.0, 0.0);
             if i < queries.len() {
-                *lse = *op.lse.at(row + i, self.head(head)) * consts::LOG2_E;
-                *mean = mean_of(op.dout.at(row + i, column), op.out.at(row + i, column), dim);
-            } else {
-                (*lse, *mean) = (0.0, 0.0);
+                lse = *op.lse.at(row + i, self.head(head)) * consts::LOG2_E;
+                mean = mean_of(op.dout.at(row + i, column), op.out.at(row + i, column), dim);
+                // The weight of a lone key is 1 whatever its score: there is no gradient, and no rounding's
+                // trace of one either.
+                let alone = op.shape.visible(queries.start + i).len() == 1;
+                scale = if alone { 0.0 } else { op.shape.scale };
             }
+            *scratch.lse.add(place) = lse;
+            *scratch.means.add(place) = mean;
+            *scratch.scales.add(place) = scale;
         }
     }
 
@@ -329,13 +338,11 @@ impl Task<'_> {
             && key + BLOCK <= queries.start + 1
             && key >= self.op.shape.visible(queries.end - 1).start;
         let index = self.index(head, block) * BLOCK;
-        let (lse, means) = (scratch.lse.add(index), scratch.means.add(index));
         let pairs = tiles::interleaving();
         for input in 0..INPUTS {
             let lines = [2 * input, 2 * input + 1].map(|half| Lines {
                 task: self,
-                lse: lse.add(half * LANES),
-                means: means.add(half * LANES),
+                first: index + half * LANES,
                 first_query: queries.start + half * LANES,
                 queries: queries.len().saturating_sub(half * LANES),
                 column: half * LANES,
@@ -401,9 +408,9 @@ impl Task<'_> {
 /// Sixteen queries of a block of scores.
 struct Lines<'a> {
     task: &'a Task<'a>,
-    lse: *const f32,
-    means: *const f32,
-    /// Position of the first.
+    /// Number of the first among all packed ones.
+    first: usize,
+    /// Its position.
     first_query: usize,
     /// How many there are.
     queries: usize,
@@ -420,13 +427,13 @@ impl Lines<'_> {
         let (scratch, shape) = (&self.task.scratch, self.task.op.shape);
         let place = row * BLOCK + self.column;
         let score = _mm512_loadu_ps(scratch.scores.add(place));
-        let lse = _mm512_loadu_ps(self.lse);
+        let lse = _mm512_loadu_ps(scratch.lse.add(self.first));
         let change = _mm512_loadu_ps(scratch.changes.add(place));
-        let change = _mm512_sub_ps(change, _mm512_loadu_ps(self.means));
-        let scale = _mm512_set1_ps(shape.scale);
+        let change = _mm512_sub_ps(change, _mm512_loadu_ps(scratch.means.add(self.first)));
         let (mut p, mut change) = if let Some(cap) = shape.softcap {
             let cap = Avx512::splat(cap);
-            let capped = softcap::capped(Avx512(_mm512_mul_ps(score, scale)), cap);
+            let capped =
+                softcap::capped(Avx512(_mm512_mul_ps(score, _mm512_set1_ps(shape.scale))), cap);
             let Avx512(slope) = softcap::slope(capped, cap);
             let power = _mm512_fmsub_ps(capped.0, _mm512_set1_ps(consts::LOG2_E), lse);
             (exp2(power), _mm512_mul_ps(change, slope))
@@ -434,7 +441,8 @@ impl Lines<'_> {
             let factor = _mm512_set1_ps(shape.scale * consts::LOG2_E);
             (exp2(_mm512_fmsub_ps(score, factor, lse)), change)
         };
-        change = _mm512_mul_ps(_mm512_mul_ps(p, change), scale);
+        let scales = _mm512_loadu_ps(scratch.scales.add(self.first));
+        change = _mm512_mul_ps(_mm512_mul_ps(p, change), scales);
         if !self.open {
             let seen = self.seen(key);
             p = _mm512_maskz_mov_ps(seen, p);
@@ -453,7 +461,7 @@ impl Lines<'_> {
     }
 }
 
-/// `Σ dout · out` with `dout` rounded, so that where a query sees one key, its gradient is nearly zero.
+/// `Σ dout · out`, with `dout` rounded as it is in the products that this is taken off.
 #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl,avx2,fma")]
 unsafe fn mean_of(dout: *const f32, out: *const f32, dim: usize) -> f32 {
     let mut sum = _mm512_setzero_ps();
