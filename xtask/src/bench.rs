@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the figures of this machine, measured by the binary itself; `cargo xtask bench client`: the
-//! client's own, beside the official SDK's.
+//! `cargo xtask bench`: the figures of this machine, measured by the binary itself; `bench client`: the client's own,
+//! beside the official SDK's; `bench peers`: beside PyTorch and llama.cpp.
 
 use std::path::Path;
 
@@ -7,10 +7,17 @@ use anyhow::Result;
 
 use crate::{python, run::run as exec};
 
+mod llama;
+mod peers;
+mod process;
+mod table;
+
 /// Runs `tinsmith bench` from a release build, with `arguments` handed on.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
-    if arguments.first().is_some_and(|argument| argument == "client") {
-        return client(root);
+    match arguments.first().map(String::as_str) {
+        Some("client") => return client(root),
+        Some("peers") => return peers::run(root, &arguments[1..]),
+        _ => {}
     }
     let mut line = vec!["run", "--release", "--locked", "--quiet", "--", "bench"];
     line.extend(arguments.iter().map(String::as_str));

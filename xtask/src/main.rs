@@ -30,7 +30,8 @@ usage: cargo xtask <task>
   compat          drives versions of the official SDK against the server and writes docs/compatibility.md;
                   --all, --check, --newest or VERSION… (needs the network once for each version, for pip)
   bench           training, sampling and latency figures of this machine; `bench client`: the client's overhead
-                  beside the official SDK's";
+                  beside the official SDK's; `bench peers`: beside PyTorch and llama.cpp, --help for its options
+                  (both need the network once, for pip)";
 
 fn main() -> ExitCode {
     match task() {

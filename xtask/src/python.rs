@@ -31,6 +31,18 @@ pub(crate) const GOLDEN: Environment = Environment {
     ],
 };
 
+/// What builds llama.cpp and writes its model files.
+pub(crate) const LLAMA: Environment = Environment {
+    name: "llama-1",
+    packages: &[
+        "cmake==4.4.4",
+        "ninja==1.13.2",
+        "scikit-build-core==1.1.2",
+        "gguf==0.19.0",
+        "numpy==2.4.6",
+    ],
+};
+
 /// The spelling checker, from a prebuilt wheel.
 pub(crate) const TYPOS: Environment =
     Environment { name: "typos-1.52.0", packages: &["typos==1.52.0"] };

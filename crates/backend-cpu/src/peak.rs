@@ -63,9 +63,9 @@ impl Kernel for MultiplyAdd<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         if L::WIDE {
-            chains::<L, 12>(&self)
+            chains::<L, 12>(&self);
         } else {
-            chains::<L, 6>(&self)
+            chains::<L, 6>(&self);
         }
         let chains = if L::WIDE { 12 } else { 6 };
         *self.flops = self.rounds * chains * LANES * 2;

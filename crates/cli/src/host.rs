@@ -56,8 +56,39 @@ fn group_limit(mount: &Path, groups: &str) -> Option<u64> {
 
 /// The most memory that this process has used so far, in bytes.
 pub(crate) fn peak_memory() -> Option<u64> {
+    own_memory("VmHWM:")
+}
+
+/// What this process uses now, in bytes.
+pub(crate) fn resident_memory() -> Option<u64> {
+    own_memory("VmRSS:")
+}
+
+/// Lets [`peak_memory`] begin with what is used now, where the system can.
+pub(crate) fn forget_peak_memory() {
+    // Without this the peak is that of the whole process, which is no error.
+    drop(fs::write("/proc/self/clear_refs", "5"));
+}
+
+/// Processor time of all threads of this process so far, in user and in system mode.
+#[expect(unsafe_code, reason = "a system call that libc has no safe face for")]
+pub(crate) fn processor_time() -> Duration {
+    // SAFETY: zeros are a value of it, and the call writes nothing else.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    let time = |time: libc::timeval| {
+        let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(micros)
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+fn own_memory(field: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = text.lines().find(|line| line.starts_with(field))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }

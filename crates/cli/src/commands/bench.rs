@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use tinsmith_backend::Dtype;
 
@@ -19,10 +19,13 @@ use crate::{
 };
 
 mod engine;
+mod flops;
+mod growth;
 mod machine;
 mod profile;
 mod random_model;
 mod report;
+mod rounds;
 mod server;
 
 pub(super) use machine::Machine;
@@ -52,6 +55,28 @@ enum Part {
     Profile(profile::Arguments),
     /// What the processor, the memory and the disk reach at best; as `doctor --bench`.
     Machine(machine::Arguments),
+    /// How rates change as one thing grows, as SVG pictures.
+    Growth(growth::Arguments),
+    /// Latencies of the server alone.
+    Server(ServerArguments),
+    /// Measurements that the standard input asks for, one at a time.
+    #[command(hide = true)]
+    Rounds(rounds::Arguments),
+    /// Write a model with random weights.
+    #[command(hide = true)]
+    WriteModel { model: Model, dir: PathBuf },
+}
+
+#[derive(Args, Debug)]
+struct ServerArguments {
+    #[command(flatten)]
+    computing: Computing,
+    /// The model that is served.
+    #[arg(long, value_enum, default_value = "small")]
+    model: Model,
+    /// How the figures are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
 }
 
 /// What to compute with.
@@ -133,6 +158,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => all(arguments),
         Some(Part::Profile(arguments)) => profile::run(arguments),
         Some(Part::Machine(arguments)) => machine::run(arguments),
+        Some(Part::Growth(arguments)) => growth::run(arguments),
+        Some(Part::Server(arguments)) => server_alone(arguments),
+        Some(Part::Rounds(arguments)) => rounds::run(arguments),
+        Some(Part::WriteModel { model, dir }) => write_model(*model, dir),
+    }
+}
+
+fn server_alone(arguments: &ServerArguments) -> Result<()> {
+    let nano = models::shipped()?;
+    let folder = tempfile::tempdir().context("make a temporary directory")?;
+    let dir = arguments.model.dir(&nano, folder.path())?;
+    let name = arguments.model.name();
+    let settings = settings(&arguments.computing, (name, &dir), folder.path())?;
+    let figures = serve(&settings, (name, &dir), &FULL)?;
+    let kernels = device::open(&settings, Dtype::Bf16)?.describe().to_string();
+    Report { cpu: cpu(), kernels, figures }.print(arguments.format)
+}
+
+fn write_model(model: Model, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    match model.size() {
+        Some(size) => random_model::write(size, dir, &models::shipped()?),
+        None => bail!("write nano: it is in {}", models::shipped()?.display()),
     }
 }
 
@@ -140,7 +188,7 @@ fn all(arguments: &Arguments) -> Result<()> {
     let counts = if arguments.smoke { &SMOKE } else { &FULL };
     let nano = models::shipped()?;
     let folder = tempfile::tempdir().context("make a temporary directory")?;
-    let settings = settings(&arguments.computing, &nano, folder.path())?;
+    let settings = settings(&arguments.computing, (NANO, &nano), folder.path())?;
     let mut figures = Vec::new();
     problem("measuring the engine on nano");
     figures.extend(engine::measure(&settings, NANO, &nano, counts)?);
@@ -150,7 +198,7 @@ fn all(arguments: &Arguments) -> Result<()> {
         figures.extend(engine::measure(&settings, "small", &small, counts)?);
     }
     problem("measuring the server on nano");
-    figures.extend(serve(&settings, &nano, counts)?);
+    figures.extend(serve(&settings, (NANO, &nano), counts)?);
     figures.extend(peak_memory());
     // Both models are stored in bf16.
     let device = device::open(&settings, Dtype::Bf16)?;
@@ -176,25 +224,36 @@ impl Model {
         }
     }
 
+    /// Of a random one.
+    fn size(self) -> Option<&'static random_model::Size> {
+        match self {
+            Self::Nano => None,
+            Self::Small => Some(&random_model::SMALL),
+            Self::Large => Some(&random_model::LARGE),
+        }
+    }
+
     /// Where its files are; those of a random one are written into `folder` first.
     fn dir(self, nano: &Path, folder: &Path) -> Result<PathBuf> {
-        let size = match self {
-            Self::Nano => return Ok(nano.to_owned()),
-            Self::Small => &random_model::SMALL,
-            Self::Large => &random_model::LARGE,
-        };
+        let Some(size) = self.size() else { return Ok(nano.to_owned()) };
         let dir = folder.join(self.name());
-        fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
-        random_model::write(size, &dir, nano)?;
+        if !dir.exists() {
+            fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
+            random_model::write(size, &dir, nano)?;
+        }
         Ok(dir)
     }
 }
 
 /// The settings of a bench, whose data go into `folder`. Starts the log.
-fn settings(computing: &Computing, model: &Path, folder: &Path) -> Result<Settings> {
+fn settings(
+    computing: &Computing,
+    (name, model): (&str, &Path),
+    folder: &Path,
+) -> Result<Settings> {
     let mut flags = computing.flags();
     flags.extend([
-        ("models", Some(format!("{NANO}={}", model.display()))),
+        ("models", Some(format!("{name}={}", model.display()))),
         ("host", Some("127.0.0.1".to_owned())),
         ("port", Some("0".to_owned())),
         ("data_dir", Some(folder.join("data").display().to_string())),
@@ -205,15 +264,19 @@ fn settings(computing: &Computing, model: &Path, folder: &Path) -> Result<Settin
     Ok(settings)
 }
 
-fn serve(settings: &Settings, nano: &Path, counts: &Counts) -> Result<Vec<Figure>> {
+fn serve(
+    settings: &Settings,
+    (name, model): (&str, &Path),
+    counts: &Counts,
+) -> Result<Vec<Figure>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(async {
-        let mut figures = server::latencies(settings, NANO, counts).await?;
-        figures.push(server::start_up(NANO, nano, counts).await?);
+        let mut figures = server::latencies(settings, name, counts).await?;
+        figures.push(server::start_up(name, model, counts).await?);
         Ok(figures)
     })
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tinsmith_engine::{
-    AdamParams, Backend, Datum, Decoder, Engine, LoraSpec, ModelDir, Output, RunKey, SampleJob,
-    SamplerKey, Stop, Ticket, Work,
+    AdamParams, Backend, Datum, Decoder, DecoderConfig, Engine, LoraSpec, ModelDir, Output, RunKey,
+    SampleJob, SamplerKey, Stop, Ticket, Work,
 };
 
 use super::{
@@ -20,8 +20,11 @@ use crate::{
 };
 
 const RUN: RunKey = RunKey(0);
+/// Of another rank than the others.
+const RANKED: RunKey = RunKey(u64::MAX);
 const BASE: SamplerKey = SamplerKey(0);
-const RANK: usize = 32;
+/// Of the adapters that are trained.
+pub(super) const RANK: usize = 32;
 
 /// A model in its engine, and what it is fed.
 pub(super) struct Subject<B: Backend = Device> {
@@ -29,6 +32,10 @@ pub(super) struct Subject<B: Backend = Device> {
     engine: Engine<B>,
     vocabulary: u32,
     random: Random,
+    /// Runs beside the first.
+    others: u64,
+    /// Rank of the run `RANKED`, if there is one.
+    ranked: Option<usize>,
 }
 
 /// What one step of the engine did.
@@ -74,18 +81,11 @@ impl<B: Backend> Subject<B> {
         let end_tokens = files.end_tokens().to_vec();
         let mut engine =
             Engine::new(backend, decoder, end_tokens, None, limits).context("start the engine")?;
-        let spec = LoraSpec {
-            rank: RANK,
-            seed: 1,
-            train_attn: true,
-            train_mlp: true,
-            train_unembed: true,
-        };
-        engine.create_run(RUN, spec).context("make a run")?;
+        engine.create_run(RUN, spec(RANK)).context("make a run")?;
         engine.create_sampler(BASE, "bench", None).context("make a sampler")?;
         let vocabulary = u32::try_from(engine.decoder_config().vocab_size)
             .context("draw tokens of the vocabulary")?;
-        Ok(Self { name, engine, vocabulary, random: Random::new(1) })
+        Ok(Self { name, engine, vocabulary, random: Random::new(1), others: 0, ranked: None })
     }
 
     fn training(&mut self, counts: &Counts) -> Result<Figure> {
@@ -179,13 +179,51 @@ impl<B: Backend> Subject<B> {
 
     /// Gradients of one datum of each of the `lengths`, and the optimizer's step.
     pub(super) fn training_step(&mut self, lengths: &[usize]) -> Vec<Work> {
+        self.update(RUN, lengths)
+    }
+
+    /// The same of `count` runs, each with a datum of its own.
+    pub(super) fn training_step_of_runs(
+        &mut self,
+        count: usize,
+        tokens: usize,
+    ) -> Result<Vec<Work>> {
+        while self.others < count as u64 {
+            self.others += 1;
+            self.engine.create_run(RunKey(self.others), spec(RANK)).context("make a run")?;
+        }
+        Ok((1..=count as u64).flat_map(|run| self.update(RunKey(run), &[tokens])).collect())
+    }
+
+    /// The same of a new run, whose adapter has another rank; the one before goes.
+    pub(super) fn training_step_at_rank(
+        &mut self,
+        rank: usize,
+        lengths: &[usize],
+    ) -> Result<Vec<Work>> {
+        if self.ranked != Some(rank) {
+            if self.ranked.take().is_some() {
+                self.engine.drop_run(RANKED);
+            }
+            self.engine.create_run(RANKED, spec(rank)).context("make a run")?;
+            self.ranked = Some(rank);
+        }
+        Ok(self.update(RANKED, lengths))
+    }
+
+    fn update(&mut self, run: RunKey, lengths: &[usize]) -> Vec<Work> {
         let datums = lengths.iter().map(|length| self.datum(*length)).collect();
         let loss = "cross_entropy".into();
         let config = BTreeMap::new();
         vec![
-            Work::ForwardBackward { run: RUN, datums, loss, config, forward_only: false },
-            Work::OptimStep { run: RUN, params: adam() },
+            Work::ForwardBackward { run, datums, loss, config, forward_only: false },
+            Work::OptimStep { run, params: adam() },
         ]
+    }
+
+    /// The model that runs.
+    pub(super) fn decoder(&self) -> &DecoderConfig {
+        self.engine.decoder_config()
     }
 
     /// `count` samples of `new` tokens each, from different prompts.
@@ -227,6 +265,10 @@ impl<B: Backend> Subject<B> {
         };
         Work::Sample { sampler: BASE, job }
     }
+}
+
+fn spec(rank: usize) -> LoraSpec {
+    LoraSpec { rank, seed: 1, train_attn: true, train_mlp: true, train_unembed: true }
 }
 
 fn adam() -> AdamParams {

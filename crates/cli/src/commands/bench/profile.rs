@@ -86,7 +86,7 @@ struct Sums {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let nano = models::shipped()?;
     let folder = tempfile::tempdir().context("make a temporary directory")?;
-    let settings = super::settings(&arguments.computing, &nano, folder.path())?;
+    let settings = super::settings(&arguments.computing, (super::NANO, &nano), folder.path())?;
     let model = arguments.model.name();
     problem(&format!("measuring the ops of {model}"));
     let dir = arguments.model.dir(&nano, folder.path())?;
