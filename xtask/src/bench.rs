@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: the figures of this machine, measured by the binary itself; `bench client`: the client's own,
-//! beside the official SDK's; `bench peers`: beside PyTorch and llama.cpp.
+//! beside the official SDK's; `bench peers`: beside PyTorch and llama.cpp; `bench growth`: pictures for the docs.
 
 use std::path::Path;
 
@@ -21,6 +21,9 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     }
     let mut line = vec!["run", "--release", "--locked", "--quiet", "--", "bench"];
     line.extend(arguments.iter().map(String::as_str));
+    if arguments.first().is_some_and(|argument| argument == "growth") {
+        line.push("docs/growth");
+    }
     exec(root, "cargo", &line)
 }
 

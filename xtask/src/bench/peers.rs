@@ -135,17 +135,12 @@ impl<'a> Bench<'a> {
         Ok(bench)
     }
 
-    fn line<'b>(&'b self, arguments: &[&'b str]) -> Vec<&'b str> {
-        let start = ["run", "--release", "--locked", "--quiet", "--package", "tinsmith-cli", "--"];
-        [&start[..], &["bench"], arguments].concat()
-    }
-
     fn kernels(&self) -> Vec<&str> {
         self.options.kernels.iter().flat_map(|set| ["--kernels", set.as_str()]).collect()
     }
 
     fn tinsmith(&self, arguments: &[&str]) -> Result<String> {
-        process::text(self.root, "cargo", &self.line(arguments))
+        process::text(self.root, "cargo", &line(arguments))
     }
 
     fn answer(&self, arguments: &[&str]) -> Result<Value> {
@@ -156,7 +151,7 @@ impl<'a> Bench<'a> {
 
     fn peer(&self, label: &str, arguments: &[&str]) -> Result<Peer> {
         let arguments = [&["rounds"], &self.kernels()[..], arguments].concat();
-        Peer::start(self.root, label, "cargo", &self.line(&arguments))
+        Peer::start(self.root, label, "cargo", &line(&arguments))
     }
 
     /// Measures a group that is wanted. One that cannot be measured says why in its rows.
@@ -220,6 +215,12 @@ impl<'a> Bench<'a> {
         }
         Ok(())
     }
+}
+
+/// What runs a bench of the release build.
+fn line<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let start = ["run", "--release", "--locked", "--quiet", "--package", "tinsmith-cli", "--"];
+    [&start[..], &["bench"], arguments].concat()
 }
 
 impl Samples {
