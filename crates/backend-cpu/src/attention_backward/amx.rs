@@ -262,17 +262,7 @@ impl Task<'_> {
         let count = BLOCK.min(self.unit.keys.end - start);
         let (row, column) = (self.unit.rows.start + start, self.unit.kv_head * dim);
         for (from, to) in [(op.k, scratch.k), (op.v, scratch.v)] {
-            for i in 0..BLOCK {
-                let to =
-                    to.add(i / TILE_ROWS * input_tiles(dim) * TILE_WORDS + i % TILE_ROWS * LANES);
-                if i < count {
-                    round_row(from.at(row + i, column), dim, to);
-                } else {
-                    for tile in 0..input_tiles(dim) {
-                        _mm512_storeu_ps(to.add(tile * TILE_WORDS), _mm512_setzero_ps());
-                    }
-                }
-            }
+            Packed { first: from.at(row, column), stride: from.stride, count, dim }.rows(to);
         }
         let rows = Packed { first: op.k.at(row, column), stride: op.k.stride, count, dim };
         rows.columns(scratch.k_columns);
@@ -349,37 +339,34 @@ impl Task<'_> {
                 open,
             });
             for row in (0..BLOCK).step_by(2) {
-                let mut changes = [_mm512_setzero_si512(); 2];
-                let mut rounded = [[_mm512_setzero_ps(); 2]; 4];
-                for (i, lines) in lines.iter().enumerate() {
-                    for below in 0..2 {
-                        let (p, change) = lines.at(row + below, key + row + below);
-                        rounded[below][i] = p;
-                        rounded[2 + below][i] = change;
-                    }
-                    let both = _mm512_cvtne2ps_pbh(rounded[3][i], rounded[2][i]);
+                let upper = [lines[0].at(row, key + row), lines[1].at(row, key + row)];
+                let below = (row + 1, key + row + 1);
+                let lower = [lines[0].at(below.0, below.1), lines[1].at(below.0, below.1)];
+                self.store_rounded((row, input), upper);
+                self.store_rounded((row + 1, input), lower);
+                for i in 0..2 {
+                    let both = _mm512_cvtne2ps_pbh(lower[i].1, upper[i].1);
                     let both = std::mem::transmute::<__m512bh, __m512i>(both);
-                    changes[i] = _mm512_permutexvar_epi16(pairs, both);
-                }
-                for below in 0..2 {
-                    let line = row + below;
-                    let place =
-                        (line / TILE_ROWS * INPUTS + input) * TILE_WORDS + line % TILE_ROWS * LANES;
-                    for (to, [a, b]) in [
-                        (scratch.rounded_scores, rounded[below]),
-                        (scratch.rounded_changes, rounded[2 + below]),
-                    ] {
-                        let line = _mm512_cvtne2ps_pbh(b, a);
-                        to.add(place).cast::<__m512bh>().write_unaligned(line);
-                    }
-                }
-                for (i, changes) in changes.into_iter().enumerate() {
                     let tile = row / (2 * LANES) * TILES + 2 * input + i;
                     let place = tile * TILE_WORDS + row % (2 * LANES) / 2 * LANES;
+                    let changes = _mm512_permutexvar_epi16(pairs, both);
                     _mm512_storeu_si512(scratch.paired_changes.add(place).cast(), changes);
                 }
             }
         }
+    }
+
+    /// Rounds 32 queries' probabilities and gradients of the scores of one key, as left factors.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl,avx2,fma")]
+    unsafe fn store_rounded(&self, (row, input): (usize, usize), [a, b]: [(__m512, __m512); 2]) {
+        let place = (row / TILE_ROWS * INPUTS + input) * TILE_WORDS + row % TILE_ROWS * LANES;
+        let store = |to: *mut f32, line: __m512bh| {
+            // SAFETY: the tiles have a line for each key.
+            unsafe { to.add(place).cast::<__m512bh>().write_unaligned(line) };
+        };
+        store(self.scratch.rounded_scores, _mm512_cvtne2ps_pbh(b.0, a.0));
+        store(self.scratch.rounded_changes, _mm512_cvtne2ps_pbh(b.1, a.1));
     }
 
     /// Writes a block's dQ out.
@@ -497,6 +484,18 @@ impl Packed {
         line
     }
 
+    /// As left factors: `[4][head_dim / 32]` tiles.
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+    unsafe fn rows(&self, to: *mut f32) {
+        for row in 0..BLOCK {
+            for tile in 0..input_tiles(self.dim) {
+                let place = (row / TILE_ROWS * input_tiles(self.dim) + tile) * TILE_WORDS;
+                let to = to.add(place + row % TILE_ROWS * LANES);
+                _mm512_storeu_si512(to.cast(), self.rounded(row, tile));
+            }
+        }
+    }
+
     /// As right factors whose inputs are features: `[head_dim / 32][4]` tiles.
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
     unsafe fn over_features(&self, to: *mut f32) {
@@ -511,14 +510,12 @@ impl Packed {
         }
     }
 
-    /// The words of two rows' sixteen features each, the even row in the low halves: those of the tile's
-    /// first panel, and of its second.
+    /// The words of two rows' sixteen features of a panel, the even row in the low halves.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
-    unsafe fn paired(&self, row: usize, tile: usize) -> [__m512i; 2] {
-        let (even, odd) = (self.rounded(row, tile), self.rounded(row + 1, tile));
-        let [low, high] = tiles::interleavings_of_two();
-        [_mm512_permutex2var_epi16(even, low, odd), _mm512_permutex2var_epi16(even, high, odd)]
+    unsafe fn paired(&self, row: usize, panel: usize) -> __m512i {
+        let (even, odd) = (self.rounded(row, panel / 2), self.rounded(row + 1, panel / 2));
+        _mm512_permutex2var_epi16(even, tiles::interleavings_of_two()[panel % 2], odd)
     }
 
     /// As right factors whose inputs are rows: `[2][head_dim / 16]` tiles.
@@ -526,15 +523,10 @@ impl Packed {
     unsafe fn over_rows(&self, to: *mut f32) {
         let panels = panels(self.dim);
         for row in (0..BLOCK).step_by(2) {
-            for tile in 0..input_tiles(self.dim) {
-                for (i, words) in self.paired(row, tile).into_iter().enumerate() {
-                    let panel = 2 * tile + i;
-                    if panel < panels {
-                        let place = (row / (2 * LANES) * panels + panel) * TILE_WORDS;
-                        let to = to.add(place + row % (2 * LANES) / 2 * LANES);
-                        _mm512_storeu_si512(to.cast(), words);
-                    }
-                }
+            let place = row / (2 * LANES) * panels * TILE_WORDS + row % (2 * LANES) / 2 * LANES;
+            for panel in 0..panels {
+                let words = self.paired(row, panel);
+                _mm512_storeu_si512(to.add(place + panel * TILE_WORDS).cast(), words);
             }
         }
     }
@@ -543,20 +535,12 @@ impl Packed {
     #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
     unsafe fn columns(&self, to: *mut f32) {
         for input in 0..INPUTS {
-            for tile in 0..input_tiles(self.dim) {
-                let mut lines = [[_mm512_setzero_ps(); LANES]; 2];
-                for i in 0..LANES {
-                    let paired = self.paired(2 * (input * LANES + i), tile);
-                    for (lines, words) in lines.iter_mut().zip(paired) {
-                        lines[i] = _mm512_castsi512_ps(words);
-                    }
+            for panel in 0..panels(self.dim) {
+                let mut lines = [_mm512_setzero_ps(); LANES];
+                for (i, line) in lines.iter_mut().enumerate() {
+                    *line = _mm512_castsi512_ps(self.paired(2 * (input * LANES + i), panel));
                 }
-                for (i, lines) in lines.into_iter().enumerate() {
-                    let panel = 2 * tile + i;
-                    if panel < panels(self.dim) {
-                        store_tile(to.add((panel * INPUTS + input) * TILE_WORDS), transpose(lines));
-                    }
-                }
+                store_tile(to.add((panel * INPUTS + input) * TILE_WORDS), transpose(lines));
             }
         }
     }

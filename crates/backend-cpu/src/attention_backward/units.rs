@@ -14,7 +14,7 @@ use super::{Floats, Op, Scratch};
 use crate::{
     CpuBackend,
     attention::Tiling,
-    buffer::{View, ViewMut, padded, with_scratch},
+    buffer::{ViewMut, padded, with_scratch},
     lanes::{Kernel, LANES, Lanes, Path},
     lists::with_list,
 };
@@ -200,45 +200,39 @@ fn run_long(cpu: &mut CpuBackend, op: &Op<'_>, units: &[Unit], share: usize) {
             for (i, unit) in units.iter().enumerate().filter(|(_, unit)| unit.kv_head == kv_head) {
                 let start = (tile * ATTENTION_TILE).max(unit.keys.start);
                 let end = ((tile + 1) * ATTENTION_TILE).min(unit.keys.end);
-                for key in start..end {
-                    let to = own_keys(op, unit);
-                    for (from, to) in views(i).into_iter().zip(to) {
-                        let row = key - unit.keys.start;
-                        // SAFETY: the key is one of the unit's, and this task's alone.
-                        unsafe {
-                            path.run(AddShare {
-                                from: View { pointer: from.at(row, 0), stride: 0 },
-                                to: to.at(row, 0),
-                                // A part's own keys are seen by no part before it.
-                                first: key >= unit.queries.start,
-                                dim: op.shape.head_dim,
-                            });
-                        }
-                    }
+                for (from, to) in views(i).into_iter().zip(own_keys(op, unit)) {
+                    // A part's own keys are seen by no part before it.
+                    let own = unit.queries.start - unit.keys.start;
+                    let keys = start - unit.keys.start..end.max(start) - unit.keys.start;
+                    // SAFETY: the keys are some of the unit's, and this task's alone.
+                    unsafe { path.run(AddShare { from, to, keys, own, dim: op.shape.head_dim }) };
                 }
             }
         });
     }
 }
 
-/// `to (+)= from`.
+/// `to (+)= from` for some keys of a unit; those from `own` on are written for the first time.
 struct AddShare {
-    from: View,
-    to: *mut f32,
-    first: bool,
+    from: ViewMut,
+    to: ViewMut,
+    keys: Range<usize>,
+    own: usize,
     dim: usize,
 }
 
 impl Kernel for AddShare {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        for d in (0..self.dim).step_by(LANES) {
-            let left = self.dim - d;
-            let mut sum = L::load(self.from.at(0, d));
-            if !self.first {
-                sum = L::load_head(self.to.add(d), left, 0.0).add(sum);
+        for key in self.keys {
+            for d in (0..self.dim).step_by(LANES) {
+                let (left, to) = (self.dim - d, self.to.at(key, d));
+                let mut sum = L::load(self.from.at(key, d));
+                if key < self.own {
+                    sum = L::load_head(to, left, 0.0).add(sum);
+                }
+                sum.store_head(to, left);
             }
-            sum.store_head(self.to.add(d), left);
         }
     }
 }
