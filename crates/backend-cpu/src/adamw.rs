@@ -25,27 +25,61 @@ pub(crate) fn adamw(
         assert!(gradient.rows == rows && gradient.stride == stride, "shapes fit");
         assert!(first.rows == rows && first.stride == stride, "shapes fit");
         assert!(second.rows == rows && second.stride == stride, "shapes fit");
-        let update = Update {
-            value: value.data.pointer_mut(),
-            gradient: gradient.data.pointer(),
-            first: first.data.pointer_mut(),
-            second: second.data.pointer_mut(),
-            count: rows * stride,
-            factors: &factors,
-        };
-        // SAFETY: all four have the shape; padding is computed and never looked at.
-        unsafe { cpu.path.run(update) };
+        let (value, gradient) = (value.view_mut(), gradient.view());
+        let (first, second) = (first.view_mut(), second.view_mut());
+        // About ten operations an element.
+        cpu.pool.run_sized(rows, 10 * rows * stride, &|row| {
+            // SAFETY: all four have the row, with its padding, which is computed and never looked at; each
+            // row is one task's own.
+            unsafe {
+                cpu.path.run(Update {
+                    value: value.at(row, 0),
+                    gradient: gradient.at(row, 0),
+                    first: first.at(row, 0),
+                    second: second.at(row, 0),
+                    count: stride,
+                    factors: &factors,
+                });
+            }
+        });
     }
     lora.refresh(&cpu.pool);
 }
 
+/// Rows whose sums of squares are taken side by side: each is a chain that waits for itself.
+const SUMMED_ROWS: usize = 8;
+
 /// The sums of squares of A and B: rows in order, features in order.
 pub(crate) fn sum_squares(pair: &Pair) -> (f64, f64) {
     let sum = |rows: &Rows| -> f64 {
-        let squares = |row| rows.row(row).iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-        (0..rows.rows).map(squares).sum()
+        let groups = (0..rows.rows).step_by(SUMMED_ROWS);
+        let sums = groups.flat_map(|first| {
+            let count = SUMMED_ROWS.min(rows.rows - first);
+            let sums = if count == SUMMED_ROWS {
+                row_squares(std::array::from_fn(|i| rows.row(first + i)))
+            } else {
+                let mut sums = [0.0; SUMMED_ROWS];
+                for (i, sum) in sums[..count].iter_mut().enumerate() {
+                    [*sum] = row_squares([rows.row(first + i)]);
+                }
+                sums
+            };
+            sums.into_iter().take(count)
+        });
+        sums.sum()
     };
     (sum(&pair.a), sum(&pair.b))
+}
+
+/// Each row's sum of squares, in its order.
+fn row_squares<const N: usize>(rows: [&[f32]; N]) -> [f64; N] {
+    let mut sums = [0.0; N];
+    for i in 0..rows[0].len() {
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            *sum += f64::from(row[i]) * f64::from(row[i]);
+        }
+    }
+    sums
 }
 
 /// Constants of a step: computed in f64, applied in f32, as torch does.

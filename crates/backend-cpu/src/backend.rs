@@ -148,7 +148,7 @@ impl Backend for CpuBackend {
         x: &Rows,
         parts: &mut [LinearGradientPart<'_, '_, Self>],
     ) {
-        linear::linears_backward(self, dx, x, parts);
+        linear::linears_backward(self, (dx, false), x, parts);
     }
 
     fn linear_backward(
@@ -161,7 +161,7 @@ impl Backend for CpuBackend {
         uses: &mut [LoraGradientUse<'_, Lora, Pair>],
     ) {
         let part = LinearGradientPart { dy, weight, hidden, uses };
-        linear::linears_backward(self, dx, x, &mut [part]);
+        linear::linears_backward(self, (dx, true), x, &mut [part]);
     }
 
     fn rope(&mut self, out: &mut Rows, x: &Rows, rope: Rope<'_, Self>) {

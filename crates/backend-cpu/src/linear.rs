@@ -39,10 +39,10 @@ pub(crate) fn linears(cpu: &mut CpuBackend, x: &Rows, parts: &mut [LinearPart<'_
     }
 }
 
-/// The gradients of several linear maps of the same rows.
+/// The gradients of several linear maps of the same rows; `dx` is added to, or overwritten.
 pub(crate) fn linears_backward(
     cpu: &mut CpuBackend,
-    mut dx: Option<&mut Rows>,
+    (mut dx, mut add): (Option<&mut Rows>, bool),
     x: &Rows,
     parts: &mut [LinearGradientPart<'_, '_, CpuBackend>],
 ) {
@@ -56,11 +56,12 @@ pub(crate) fn linears_backward(
     match cpu.set {
         KernelSet::F32 | KernelSet::W16Avx2 | KernelSet::Bf16Avx512 => {
             for LinearGradientPart { dy, weight, hidden, uses } in parts {
-                linear_backward(cpu, dx.as_deref_mut(), (dy, x), weight, hidden, uses);
+                linear_backward(cpu, (dx.as_deref_mut(), add), (dy, x), weight, hidden, uses);
+                add = true;
             }
         }
         #[cfg(target_arch = "x86_64")]
-        KernelSet::Bf16Amx => tiled::linears_backward(cpu, dx, x, parts),
+        KernelSet::Bf16Amx => tiled::linears_backward(cpu, (dx, add), x, parts),
         #[cfg(not(target_arch = "x86_64"))]
         KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),
     }
@@ -97,7 +98,7 @@ fn linear(
 /// Order, in the sets without tiles: `dx += ((dy W blocks) + Σ scale * (dy B) A)`; each gradient folds its datums' tiles.
 fn linear_backward(
     cpu: &mut CpuBackend,
-    dx: Option<&mut Rows>,
+    (dx, add): (Option<&mut Rows>, bool),
     (dy, x): (&Rows, &Rows),
     weight: &Weight,
     hidden: &Rows,
@@ -118,7 +119,7 @@ fn linear_backward(
                 operand: weight.transposed(pool),
                 bias: None,
                 adapters,
-                add: true,
+                add,
             };
             // SAFETY: shapes were compared above; `dx` is borrowed for us alone.
             unsafe { product.run(path, pool) };

@@ -203,13 +203,17 @@ pub trait Backend: Send + 'static {
             self.linear(part.out, x, linear, part.hidden.as_deref_mut());
         }
     }
-    /// The gradients of [`Backend::linears`], in the order of the parts.
+    /// The gradients of [`Backend::linears`]: overwrites `dx` (if given) by the sum over the parts, in their
+    /// order, and adds to each use's gradient.
     fn linears_backward(
         &mut self,
         mut dx: Option<&mut Self::Rows>,
         x: &Self::Rows,
         parts: &mut [LinearGradientPart<'_, '_, Self>],
     ) {
+        if let Some(dx) = dx.as_deref_mut() {
+            self.zero(dx);
+        }
         for part in parts {
             let LinearGradientPart { dy, weight, hidden, uses } = part;
             self.linear_backward(dx.as_deref_mut(), dy, x, weight, hidden, uses);

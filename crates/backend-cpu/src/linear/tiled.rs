@@ -49,23 +49,24 @@ fn shaped(hidden: &mut Rows, rows: usize, uses: &[LoraUse<'_, Lora>]) -> ViewMut
 
 pub(super) fn linears_backward(
     cpu: &mut CpuBackend,
-    dx: Option<&mut Rows>,
+    (dx, add): (Option<&mut Rows>, bool),
     x: &Rows,
     parts: &mut [LinearGradientPart<'_, '_, CpuBackend>],
 ) {
     let mut dx = dx.map(|dx| {
         let inputs = dx.features;
-        InputGradient { out: dx.view_mut(), inputs, add: true }
+        InputGradient { out: dx.view_mut(), inputs, add }
     });
     for parts in parts.chunks_mut(PRODUCTS_MAX) {
-        backward(cpu, dx.as_mut(), x, parts);
+        backward(cpu, dx, x, parts);
+        dx = dx.map(|dx| InputGradient { add: true, ..dx });
     }
 }
 
 /// Up to [`PRODUCTS_MAX`] parts.
 fn backward(
     cpu: &mut CpuBackend,
-    dx: Option<&mut InputGradient>,
+    dx: Option<InputGradient>,
     x: &Rows,
     parts: &mut [LinearGradientPart<'_, '_, CpuBackend>],
 ) {
@@ -86,7 +87,7 @@ fn backward(
     let maps = maps.map(|map| map.unwrap_or(MapBack::NONE));
     let rows = 0..x.rows;
     // SAFETY: shapes were compared; `dx` and hidden rows are borrowed for us alone.
-    unsafe { cpu.tiles.backward(dx.copied(), &rows, &maps[..parts.len()], &cpu.pool) };
+    unsafe { cpu.tiles.backward(dx, &rows, &maps[..parts.len()], &cpu.pool) };
     keep_uses(forward);
     let mut bigs = [Big { rows: x.view(), features: x.features }; 1 + PRODUCTS_MAX];
     for (big, part) in bigs[1..].iter_mut().zip(&*parts) {

@@ -98,16 +98,12 @@ impl<B: Backend> Decoder<B> {
         let Gradients { dx, dnormed, dgated, dgate, dup, .. } = gradients;
         let post_norm = weights.post_norms.as_ref().map(|norms| &norms[1]);
         back.b.gated(&mut stream.gated, &state.gate, &state.up, activation);
-        back.b.zero(dgated);
         let dy = self.output_gradient(back, post_norm, &state.projected[1], dx, dnormed);
         let down = [(Projection::Down, dy)];
         self.linears_backward(back, (layer, state), Some(&mut *dgated), &stream.gated, down);
         back.b.gated_backward(dgate, dup, dgated, &state.gate, &state.up, activation);
         back.b.rms_norm(&mut stream.normed, &state.middle, &weights.mlp_norm, self.config.rms_eps);
         let flows = layer > 0 || back.attention;
-        if flows {
-            back.b.zero(dnormed);
-        }
         let outputs = [(Projection::Gate, &*dgate), (Projection::Up, &*dup)];
         let to = flows.then_some(&mut *dnormed);
         self.linears_backward(back, (layer, state), to, &stream.normed, outputs);
@@ -129,7 +125,6 @@ impl<B: Backend> Decoder<B> {
         let (eps, norm) = (self.config.rms_eps, &weights.attention_norm);
         let Gradients { dx, dnormed, dq, dk, dv, dattention, .. } = gradients;
         let (dq_rotated, dk_rotated) = (&mut gradients.dq_rotated, &mut gradients.dk_rotated);
-        back.b.zero(dattention);
         let post_norm = weights.post_norms.as_ref().map(|norms| &norms[0]);
         let dy = self.output_gradient(back, post_norm, &state.projected[0], dx, dnormed);
         let out = [(Projection::O, dy)];
@@ -155,9 +150,6 @@ impl<B: Backend> Decoder<B> {
 
         back.b.rms_norm(&mut stream.normed, input, norm, eps);
         let flows = layer > 0;
-        if flows {
-            back.b.zero(dnormed);
-        }
         let outputs = [(Projection::Q, &*dq), (Projection::K, &*dk), (Projection::V, &*dv)];
         let to = flows.then_some(&mut *dnormed);
         self.linears_backward(back, (layer, state), to, &stream.normed, outputs);

@@ -207,7 +207,7 @@ impl Task<'_> {
         let pointer = sum.out.at(0, panels.start * LANES);
         let out = ViewMut { pointer, stride: sum.out.stride };
         let (rows, panels) = (sum.rank, 0..panels.len());
-        Sums { terms: &[term], rows, panels, out, begin: Begin::Out }.run();
+        Sums { terms: &[term], rows, panels, out, begin: Begin::Out, far: false }.run();
     }
 }
 

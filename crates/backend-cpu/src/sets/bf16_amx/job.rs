@@ -222,7 +222,8 @@ impl Job<'_> {
                     };
                     let panels = 0..rank.div_ceil(LANES);
                     let rows = rows.len();
-                    Sums { terms: &[term], rows, panels, out, begin: Begin::Zero }.run();
+                    let begin = Begin::Zero;
+                    Sums { terms: &[term], rows, panels, out, begin, far: true }.run();
                     let tiles = places.layout.hidden_tiles;
                     let hidden = View { pointer: out.pointer, stride: out.stride };
                     let to = (places.hidden(i, tile), tiles);
@@ -328,7 +329,7 @@ impl Job<'_> {
             None => Begin::Zero,
         };
         let (terms, rows, panels) = (&terms[..count], rows.len(), panels.clone());
-        Sums { terms, rows, panels, out, begin }.run();
+        Sums { terms, rows, panels, out, begin, far: true }.run();
     }
 }
 

@@ -72,6 +72,8 @@ pub(super) struct Sums<'a> {
     /// Row 0, panel 0.
     pub(super) out: ViewMut,
     pub(super) begin: Begin,
+    /// Whether panels come from memory, rather than from where they were just made.
+    pub(super) far: bool,
 }
 
 impl Sums<'_> {
@@ -101,7 +103,7 @@ impl Sums<'_> {
         loop {
             for panel in self.panels.clone().step_by(2) {
                 for pair in pairs.clone() {
-                    self.pair(&round, (pair, panel), pairs.len() > 1);
+                    self.pair(&round, (pair, panel), pairs.len() > 1 || !self.far);
                 }
             }
             if !round.advance(self.terms) {
@@ -110,9 +112,9 @@ impl Sums<'_> {
         }
     }
 
-    /// Two tiles of rows and up to two panels, which are near if `by_many` pairs go by.
+    /// Two tiles of rows and up to two panels, which are near, or meet no other rows.
     #[inline]
-    unsafe fn pair(&self, round: &Round, (pair, panel): (usize, usize), by_many: bool) {
+    unsafe fn pair(&self, round: &Round, (pair, panel): (usize, usize), near: bool) {
         let last = self.panels.end.min(panel + 2) - 1;
         let out = [2 * pair, 2 * pair + 1].map(|tile| self.out_at(tile, panel));
         let places = Places::two_by_two(out, self.out.stride, last - panel + 1);
@@ -120,7 +122,7 @@ impl Sums<'_> {
         for piece in round.pieces() {
             let x = [piece.at(2 * pair), piece.at(2 * pair + 1)];
             let w = [piece.panel(panel), piece.panel(last)];
-            if by_many {
+            if near {
                 two_by_two_near_panels(x, w, piece.tiles);
             } else {
                 two_by_two_near_rows(x, w, piece.tiles);
