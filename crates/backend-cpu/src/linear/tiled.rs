@@ -7,7 +7,6 @@ use crate::{
     CpuBackend,
     buffer::{Lora, Rows, View, ViewMut},
     sets::bf16_amx::{
-        gradient::Big,
         job::PRODUCTS_MAX,
         linear::{InputGradient, Map, MapBack},
     },
@@ -89,10 +88,6 @@ fn backward(
     // SAFETY: shapes were compared; `dx` and hidden rows are borrowed for us alone.
     unsafe { cpu.tiles.backward(dx, &rows, &maps[..parts.len()], &cpu.pool) };
     keep_uses(forward);
-    let mut bigs = [Big { rows: x.view(), features: x.features }; 1 + PRODUCTS_MAX];
-    for (big, part) in bigs[1..].iter_mut().zip(&*parts) {
-        *big = Big { rows: part.dy.view(), features: part.dy.features };
-    }
     let gradients = &mut cpu.tiles.gradients;
     gradients.clear();
     let most = parts.iter().map(|part| part.uses.len()).max().unwrap_or(0);
@@ -107,5 +102,8 @@ fn backward(
         }
     }
     // SAFETY: datums lie in the rows of all matrices; gradients are borrowed for us alone.
-    unsafe { gradients.run(&bigs[..=parts.len()], &cpu.pool) };
+    unsafe {
+        let outputs = parts.iter().map(|part| part.dy.features);
+        cpu.tiles.sum_gradients((x.view(), x.features), outputs, &cpu.pool);
+    }
 }

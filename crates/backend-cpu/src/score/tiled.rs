@@ -9,10 +9,7 @@ use crate::{
     CpuBackend,
     buffer::{Lora, Pair, Rows, View},
     linear::rank_max,
-    sets::bf16_amx::{
-        gradient::Big,
-        linear::{InputGradient, Map, MapBack},
-    },
+    sets::bf16_amx::linear::{InputGradient, Map, MapBack},
 };
 
 /// The logits of some rows, and their `x Aᵀ` into `cpu.hidden`.
@@ -83,10 +80,7 @@ pub(super) fn fold_gradients(
             let (gradient, scale) = (&mut *lora_use.gradient, lora_use.scale);
             gradients.push(gradient, 1, sides, scale, chunk.tiles_of(i));
         }
-        let bigs = [
-            Big { rows: x.view().skip_rows(start), features: x.features },
-            Big { rows: logits.view(), features: logits.features },
-        ];
-        gradients.run(&bigs, pool);
+        let x = (x.view().skip_rows(start), x.features);
+        tiles.sum_gradients(x, std::iter::once(logits.features), pool);
     }
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::{
     super::packed::{TILE_INPUTS, TILE_ROWS, TILE_WORDS},
+    job::RoundedRows,
     round,
     sums::{Begin, Sums, Term},
 };
@@ -19,16 +20,22 @@ use crate::{
 
 /// Tiles of tokens whose rows are packed together.
 const PACKED_TILES: usize = 16;
-/// Panels whose rows are packed together.
+/// Panels whose rows are packed together: the features of one tile.
 const PACKED_PANELS: usize = 2;
 /// Words from panel to panel.
 const PACKED_STRIDE: usize = PACKED_TILES * TILE_WORDS;
 
-/// Matrices with a row for each token.
-#[derive(Clone, Copy)]
-pub(crate) struct Big {
-    pub(crate) rows: View,
-    pub(crate) features: usize,
+/// A matrix with a row for each token.
+pub(super) struct Big<'a> {
+    pub(super) rows: BigRows<'a>,
+    pub(super) features: usize,
+}
+
+/// Where the rows stand.
+pub(super) enum BigRows<'a> {
+    Floats(View),
+    /// Rounded already.
+    Rounded(RoundedRows<'a>),
 }
 
 /// `out += Σ_tokens (scale * small)ᵀ big`.
@@ -116,7 +123,10 @@ impl Gradients {
     ///
     /// The set is available; matrices have the rows of all tiles, and whole panels; nobody else writes the
     /// gradients, and no two sums write the same.
-    pub(crate) unsafe fn run(&mut self, bigs: &[Big], pool: &Pool) {
+    pub(super) unsafe fn run(&mut self, bigs: &[Option<Big<'_>>], pool: &Pool) {
+        if self.sums.is_empty() {
+            return;
+        }
         self.words.renew(self.words_used);
         let words = Cells(self.words.pointer_mut());
         let longest = self.sums.iter().map(|sum| sum.tiles.len()).max().unwrap_or(0);
@@ -129,16 +139,16 @@ impl Gradients {
             // SAFETY: the caller's contract; tiles are this task's own.
             unsafe { small.turn(&sums[i / parts], i % parts * PACKED_TILES) };
         });
-        let groups = |big: &Big| big.features.div_ceil(LANES).div_ceil(PACKED_PANELS);
-        let count = bigs.iter().map(groups).sum();
-        let features = bigs.iter().map(|big| big.features).sum::<usize>();
+        let groups = |big: &Big<'_>| big.features.div_ceil(LANES).div_ceil(PACKED_PANELS);
+        let count = bigs.iter().flatten().map(groups).sum();
+        let features = bigs.iter().flatten().map(|big| big.features).sum::<usize>();
         pool.run_sized(count, all / sums.len().max(1) * features / 4, &|mut i| {
-            for (number, big) in bigs.iter().enumerate() {
+            for (number, big) in bigs.iter().flatten().enumerate() {
                 if i < groups(big) {
                     let last = big.features.div_ceil(LANES);
                     let panels = i * PACKED_PANELS..last.min((i + 1) * PACKED_PANELS);
                     // SAFETY: the caller's contract; panels of gradients are this task's own.
-                    return unsafe { small.sum(number, big.rows, panels) };
+                    return unsafe { small.sum(number, &big.rows, panels) };
                 }
                 i -= groups(big);
             }
@@ -170,7 +180,7 @@ impl Task<'_> {
     }
 
     /// All sums of some panels of one matrix; sums over the same tokens share their packed rows.
-    unsafe fn sum(&self, number: usize, big: View, panels: Range<usize>) {
+    unsafe fn sum(&self, number: usize, big: &BigRows<'_>, panels: Range<usize>) {
         let first = self.sums.partition_point(|sum| sum.big < number);
         let end = self.sums.partition_point(|sum| sum.big <= number);
         with_scratch(PACKED_PANELS * PACKED_STRIDE, |packed| {
@@ -180,7 +190,13 @@ impl Task<'_> {
         });
     }
 
-    unsafe fn sum_same(&self, same: &[Sum], big: View, panels: &Range<usize>, packed: *mut f32) {
+    unsafe fn sum_same(
+        &self,
+        same: &[Sum],
+        big: &BigRows<'_>,
+        panels: &Range<usize>,
+        packed: *mut f32,
+    ) {
         let tiles = &self.tiles[same[0].tiles.clone()];
         for (part, tiles) in tiles.chunks(PACKED_TILES).enumerate() {
             pack(big, tiles, panels, packed);
@@ -211,11 +227,23 @@ impl Task<'_> {
     }
 }
 
-/// Rounds the rows of some tiles of tokens, for some panels.
-unsafe fn pack(big: View, tiles: &[(usize, usize)], panels: &Range<usize>, packed: *mut f32) {
+/// Packs the rows of some tiles of tokens, for up to two panels.
+unsafe fn pack(
+    big: &BigRows<'_>,
+    tiles: &[(usize, usize)],
+    panels: &Range<usize>,
+    packed: *mut f32,
+) {
     for (i, &(row, rows)) in tiles.iter().enumerate() {
-        let x = View { pointer: big.at(row, panels.start * LANES), stride: big.stride };
-        let to = (packed.add(i * TILE_WORDS), PACKED_STRIDE);
-        round::row_pairs(x, (rows, panels.len()), to);
+        let (shape, to) = ((rows, panels.len()), (packed.add(i * TILE_WORDS), PACKED_STRIDE));
+        match big {
+            BigRows::Floats(view) => {
+                let x = View { pointer: view.at(row, panels.start * LANES), stride: view.stride };
+                round::row_pairs(x, shape, to);
+            }
+            BigRows::Rounded(rounded) => {
+                round::line_pairs(rounded.lines(row, panels.start / PACKED_PANELS), shape, to);
+            }
+        }
     }
 }

@@ -101,6 +101,41 @@ struct Segment {
     uses: [Option<usize>; PRODUCTS_MAX],
 }
 
+/// The rounded rows of a job's source.
+pub(super) struct RoundedRows<'a> {
+    segments: &'a [Segment],
+    words: *const f32,
+    /// Tiles of inputs in a tile of rows.
+    tiles: usize,
+}
+
+// SAFETY: nobody writes them while they are borrowed.
+unsafe impl Sync for RoundedRows<'_> {}
+
+impl RoundedRows<'_> {
+    /// Where the elements of one tile of inputs stand, of rows after `first`, which share its adapter.
+    pub(super) fn lines(&self, first: usize, tile: usize) -> impl Fn(usize) -> *const f32 {
+        let segment = self.segments.iter().find(|segment| segment.rows.contains(&first));
+        let segment = segment.expect("a job has all rows");
+        let (start, words) = (first - segment.rows.start, self.words);
+        let (first_tile, tiles) = (segment.first_tile, self.tiles);
+        move |row| {
+            let row = start + row;
+            let row_tile = (first_tile + row / TILE_ROWS) * tiles + tile;
+            words.wrapping_add(row_tile * TILE_WORDS + row % TILE_ROWS * LANES)
+        }
+    }
+}
+
+impl Arena {
+    /// The rows of a source of the last job, as it rounded them.
+    pub(super) fn rounded(&self, source: usize) -> RoundedRows<'_> {
+        let (offset, tiles) = self.sources[source];
+        let words = self.words.pointer().wrapping_add(offset);
+        RoundedRows { segments: &self.segments, words, tiles }
+    }
+}
+
 /// Memory that jobs use again.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
@@ -110,6 +145,8 @@ pub(crate) struct Arena {
     rounding: Vec<(usize, Range<usize>)>,
     multiplying: Vec<(usize, Range<usize>)>,
     cuts: Vec<usize>,
+    /// Where the last job's sources stand, and their tiles of inputs.
+    sources: [(usize, usize); PRODUCTS_MAX],
 }
 
 /// Words of a job's rounded rows, at most: of `sources`, each with its inputs, and of hidden rows.
@@ -135,6 +172,7 @@ impl Job<'_> {
         let tiles = arena.segments.last().map_or(0, |last| last.first_tile + last.tiles());
         let layout = Layout::new(self, tiles);
         arena.words.renew(layout.words);
+        arena.sources = std::array::from_fn(|i| (layout.sources[i], layout.source_tiles[i]));
         let places = Places { words: arena.words.pointer_mut(), layout };
         arena.rounding.clear();
         for (i, segment) in arena.segments.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tinsmith_backend::LoraUse;
 
 use super::{
-    gradient::Gradients,
+    gradient::{Big, BigRows, Gradients},
     job::{Arena, Job, Multiplier, Output, PRODUCTS_MAX, Source},
 };
 use crate::{
@@ -104,6 +104,30 @@ impl Tiles {
             };
             job.run(&mut self.arena, pool);
         }
+    }
+
+    /// The sums that were pushed since the gradients were cleared: over `x`, and over what the last
+    /// [`Tiles::backward`] read, of `outputs` features each.
+    ///
+    /// # Safety
+    ///
+    /// The set is available; `x` and that op have the rows of all datums; nobody else writes the gradients.
+    pub(crate) unsafe fn sum_gradients(
+        &mut self,
+        (x, inputs): (View, usize),
+        outputs: impl Iterator<Item = usize>,
+        pool: &Pool,
+    ) {
+        let big = |source: usize, features| {
+            let rows = BigRows::Rounded(self.arena.rounded(source));
+            Big { rows, features }
+        };
+        let mut bigs = [const { None }; 1 + PRODUCTS_MAX];
+        bigs[0] = Some(Big { rows: BigRows::Floats(x), features: inputs });
+        for (source, (to, features)) in bigs[1..].iter_mut().zip(outputs).enumerate() {
+            *to = Some(big(source, features));
+        }
+        self.gradients.run(&bigs, pool);
     }
 
     /// `dy B` of several linear maps, and the sum of what they give to the rows that they read.

@@ -77,6 +77,39 @@ pub(super) unsafe fn row_pairs(
     }
 }
 
+/// The same of rows that are rounded already: `line` says where a row's 32 elements stand, which are those
+/// of two panels.
+///
+/// # Safety
+///
+/// The set is available, the lines have the rows, and tiles stand `stride` words apart.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn line_pairs(
+    line: impl Fn(usize) -> *const f32,
+    (rows, panels): (usize, usize),
+    (to, stride): (*mut f32, usize),
+) {
+    const ORDER: [u16; 64] = {
+        let mut order = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            order[i] = (i / 2 + i % 2 * 32) as u16;
+            i += 1;
+        }
+        order
+    };
+    let orders = [0, 32].map(|i| _mm512_loadu_si512(ORDER[i..].as_ptr().cast()));
+    for pair in 0..TILE_ROWS {
+        let [even, odd] = [2 * pair, 2 * pair + 1].map(|row| {
+            if row < rows { _mm512_loadu_si512(line(row).cast()) } else { _mm512_setzero_si512() }
+        });
+        for (panel, order) in orders.iter().enumerate().take(panels) {
+            let words = _mm512_permutex2var_epi16(even, *order, odd);
+            store_words(to.add(panel * stride + pair * LANES), words);
+        }
+    }
+}
+
 /// Rounds up to 32 rows of `scale * x` into tiles whose rows are `x`'s columns: a tile for each sixteen of
 /// them, `stride` words apart. Rows that are missing are zeros.
 ///
