@@ -48,11 +48,11 @@ fn backward<const KERNEL: usize>(bencher: Bencher<'_, '_>, rows: usize) {
     let mut dx = backend.rows(rows, INPUTS).expect("memory is enough");
     // The adapters' gradients are as much work again as the adapters.
     let work = flops(rows) + 2 * 2 * rows * RANK * (INPUTS + OUTPUTS);
-    let datums = [0..rows];
+    let datum = 0..rows;
     bencher.counter(ItemsCount::new(work)).bench_local(|| {
         let mut uses =
             [(&loras[0], &mut gradient), (&loras[1], &mut other)].map(|(lora, gradient)| {
-                let datums = &datums[..];
+                let datums = std::slice::from_ref(&datum);
                 [LoraGradientUse { rows: 0..rows, datums, lora, gradient, scale: 1.0 }]
             });
         let [first, second] = &mut uses;

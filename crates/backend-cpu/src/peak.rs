@@ -168,7 +168,7 @@ mod tests {
                 let Ok(kernels) = Kernels::new(set, path) else { continue };
                 let cpu = CpuBackend::new(Config { threads: 2, kernels }).unwrap();
                 let flops = cpu.multiply_add(10);
-                assert!(flops > 0 && flops % 20 == 0, "{kernels}: {flops}");
+                assert!(flops > 0 && flops.is_multiple_of(20), "{kernels}: {flops}");
                 cpu.read_memory(&[1.0; 100]);
             }
         }
