@@ -43,7 +43,6 @@ impl Cache {
     ) -> Result<Self> {
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
         let data = Buffer::zeros(blocks * layers * kv_heads * tiling.words(head_dim))?;
-        data.prefer_large_pages();
         Ok(Self { data, tiling, layers, kv_heads, head_dim })
     }
 

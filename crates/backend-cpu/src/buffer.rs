@@ -54,25 +54,6 @@ impl Buffer {
         Ok(Self { memory, first, floats })
     }
 
-    /// Asks for large pages, where the system has them: memory that is taken up piece by piece is then so
-    /// with few faults.
-    #[cfg_attr(not(target_os = "linux"), expect(clippy::unused_self, reason = "Linux is asked"))]
-    pub(crate) fn prefer_large_pages(&self) {
-        #[cfg(target_os = "linux")]
-        {
-            const PAGE: usize = 2 << 20;
-            let floats = self.floats();
-            let before = floats.as_ptr().addr().next_multiple_of(PAGE) - floats.as_ptr().addr();
-            let whole = size_of_val(floats).saturating_sub(before) / PAGE * PAGE;
-            if whole > 0 {
-                let first = floats.as_ptr().wrapping_byte_add(before).cast_mut();
-                // SAFETY: the pages lie in our memory, and the advice changes nothing that is read there. A
-                // system that has none refuses it, which is as good.
-                unsafe { libc::madvise(first.cast(), whole, libc::MADV_HUGEPAGE) };
-            }
-        }
-    }
-
     /// Makes room for at least `floats` floats; contents become unspecified. What was there is freed
     /// first.
     pub(crate) fn try_renew(&mut self, floats: usize) -> Result<()> {

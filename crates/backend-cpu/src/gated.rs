@@ -125,7 +125,8 @@ impl Kernel for Backward {
 
 #[inline(always)]
 unsafe fn sigmoid<L: Lanes>(x: L) -> L {
-    math::reciprocal(L::splat(1.0).add(math::exp(L::splat(0.0).sub(x))))
+    let one = L::splat(1.0);
+    one.div(one.add(math::exp(L::splat(0.0).sub(x))))
 }
 
 /// The share of x that gelu lets through: `(1 + tanh u) / 2 = σ(2 u)`, which keeps its digits where tanh

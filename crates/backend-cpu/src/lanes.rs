@@ -9,9 +9,6 @@ use std::fmt;
 /// Floats in one vector of every path.
 pub(crate) const LANES: usize = 16;
 
-/// What [`Lanes::rough_reciprocal`] takes bits off.
-pub(crate) const RECIPROCAL_BITS: i32 = 0x7ef3_11c7;
-
 /// The instructions that kernels run on. All of them give the same bits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Path {
@@ -121,9 +118,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn round(self) -> Self;
     /// `2^self` for an integral `self` in `-126..=127`.
     unsafe fn power_of_two(self) -> Self;
-    /// `1 / self` within an eighth of itself, for a normal `self` from 0 to 2^125: the bits of a float are
-    /// about its logarithm, so this takes them off a constant.
-    unsafe fn rough_reciprocal(self) -> Self;
     /// `if self < bound { then } else { otherwise }`.
     unsafe fn select_less(self, bound: Self, then: Self, otherwise: Self) -> Self;
     /// The sum of the lanes: halves are added until one is left.
@@ -239,10 +233,6 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn power_of_two(self) -> Self {
         each!(i => f32::from_bits(((self.0[i] as i32 + 127) as u32) << 23))
-    }
-    #[inline(always)]
-    unsafe fn rough_reciprocal(self) -> Self {
-        each!(i => f32::from_bits((RECIPROCAL_BITS as u32).wrapping_sub(self.0[i].to_bits())))
     }
     #[inline(always)]
     unsafe fn select_less(self, bound: Self, then: Self, otherwise: Self) -> Self {

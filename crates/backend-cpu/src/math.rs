@@ -30,24 +30,6 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
     x.select_less(L::splat(LOWEST), L::splat(0.0), sum.mul(n.power_of_two()))
 }
 
-/// `1 / x` for x from 1 on, within 1.5 units in the last place; beyond 1e37 as there.
-///
-/// Faster than a division: with `e = 1 - x y`, `y (1 + e + e²)` leaves an error of e³, and two rounds of that
-/// leave 5e-9 of an eighth.
-#[inline(always)]
-pub(crate) unsafe fn reciprocal<L: Lanes>(x: L) -> L {
-    let (zero, one) = (L::splat(0.0), L::splat(1.0));
-    let x = L::splat(1e37).min(x);
-    let minus = zero.sub(x);
-    let mut y = x.rough_reciprocal();
-    for _ in 0..2 {
-        let error = minus.mul_add(y, one);
-        let error = error.mul_add(error, error);
-        y = y.mul_add(error, y);
-    }
-    y
-}
-
 /// `tanh x`, within 2 units in the last place, small arguments too.
 ///
 /// Up to 5/8, `x + x³ P(x²)` with the polynomial of degree 5 whose greatest relative error is least
@@ -127,7 +109,7 @@ pub(crate) fn cos_sin(angle: f32) -> (f32, f32) {
 
 #[cfg(test)]
 mod tests {
-    use super::{cos_sin, exp, log, reciprocal, tanh};
+    use super::{cos_sin, exp, log, tanh};
     use crate::lanes::{LANES, Lanes, Portable};
 
     #[test]
@@ -155,25 +137,6 @@ mod tests {
         // SAFETY: as above.
         unsafe { exp(Portable::splat(f32::NAN)).store(lanes.as_mut_ptr()) };
         assert!(lanes[0].is_nan());
-    }
-
-    #[test]
-    fn reciprocals_are_within_two_units_in_the_last_place() {
-        let reciprocal_of = |x: f32| {
-            let mut lanes = [0.0; LANES];
-            // SAFETY: `lanes` holds sixteen floats, and the portable path runs anywhere.
-            unsafe { reciprocal(Portable::splat(x)).store(lanes.as_mut_ptr()) };
-            lanes[5]
-        };
-        for x in (0..400_000).map(|i| 1.0 + 1.3e-5 * i as f32).chain([1e9, 3e20, 9e36]) {
-            let want = 1.0 / f64::from(x);
-            let unit = f64::from((want as f32).next_up()) - f64::from(want as f32);
-            let got = reciprocal_of(x);
-            assert!((f64::from(got) - want).abs() <= 1.5 * unit, "{x}: {got} {want}");
-        }
-        assert!(reciprocal_of(2e38) > 0.0 && reciprocal_of(f32::INFINITY) < 2e-37);
-        assert_eq!(reciprocal_of(1.0), 1.0);
-        assert!(reciprocal_of(f32::NAN).is_nan());
     }
 
     #[test]

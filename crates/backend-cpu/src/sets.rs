@@ -2,8 +2,8 @@
 //!
 //! A set decides how frozen matrices are kept and multiplied, and how attention's factors are; all other ops
 //! run in f32 on a [`Path`].
-//! A new set is a variant of [`KernelSet`] with its [`Entry`], an arm in `Weight::operand`, and a file
-//! in `sets/` with its product. A set whose bits change gets a new version.
+//! A new set is a variant of [`KernelSet`] with its [`Entry`], an arm in `Weight::operand` and one in
+//! `Tiling::of`, and a file in `sets/` with its product. A set whose bits change gets a new version.
 
 use std::fmt;
 

@@ -109,56 +109,53 @@ impl Weight {
         transposed
     }
 
-    /// [`Self::read_row`] of pairs whose rows are inputs: sixteen of them stand side by side.
-    fn read_transposed_row(
-        &self,
-        transposed: &Buffer,
-        output: usize,
-        (to, scale): (&mut [f32], f32),
-    ) {
+    /// `to = scale * row`, for the inputs of one output.
+    pub(crate) fn read_row(&self, output: usize, to: &mut [f32], scale: f32) {
+        assert!(output < self.outputs, "the token is in the table");
+        // SAFETY: the output is one of the matrix, whose buffers are only read.
+        unsafe {
+            match self.set.weights() {
+                Dtype::Bf16 => self.read_halves(output, (to, scale)),
+                Dtype::F32 | Dtype::F16 => self.read_floats(output, (to, scale)),
+            }
+        }
+    }
+
+    unsafe fn read_halves(&self, output: usize, (to, scale): (&mut [f32], f32)) {
+        let Some(transposed) = self.transposed.get() else {
+            let panels = view(self.set, &self.panels, self.inputs);
+            for (pair, to) in to.chunks_mut(2).enumerate() {
+                let word = *panels.at(output / LANES, pair * LANES + output % LANES).cast::<u32>();
+                for (to, bits) in to.iter_mut().zip([word << 16, word & 0xffff_0000]) {
+                    *to = scale * f32::from_bits(bits);
+                }
+            }
+            return;
+        };
+        // A panel has sixteen inputs, side by side.
         let panels = view(self.set, transposed, self.outputs);
+        let shift = if output.is_multiple_of(2) { 16 } else { 0 };
         for (panel, to) in to.chunks_mut(LANES).enumerate() {
-            // SAFETY: the words lie in the buffer, which is only read.
-            let words = unsafe {
-                std::slice::from_raw_parts(
-                    panels.at(panel, output / 2 * LANES).cast::<u32>(),
-                    LANES,
-                )
-            };
-            let shift = if output.is_multiple_of(2) { 16 } else { 0 };
-            for (to, word) in to.iter_mut().zip(words) {
+            let words = panels.at(panel, output / 2 * LANES).cast::<[u32; LANES]>();
+            for (to, word) in to.iter_mut().zip(words.read_unaligned()) {
                 *to = scale * f32::from_bits(word << shift & 0xffff_0000);
             }
         }
     }
 
-    /// `to = scale * row`, for the inputs of one output.
-    pub(crate) fn read_row(&self, output: usize, to: &mut [f32], scale: f32) {
-        assert!(output < self.outputs, "the token is in the table");
-        if let (Some(transposed), Dtype::Bf16) = (self.transposed.get(), self.set.weights()) {
-            return self.read_transposed_row(transposed, output, (to, scale));
-        }
-        let (transposed, view) = match self.transposed.get() {
-            Some(transposed) => (true, view(self.set, transposed, self.outputs)),
-            None => (false, view(self.set, &self.panels, self.inputs)),
+    unsafe fn read_floats(&self, output: usize, (to, scale): (&mut [f32], f32)) {
+        let Some(transposed) = self.transposed.get() else {
+            let panels = view(self.set, &self.panels, self.inputs);
+            for (input, to) in to.iter_mut().enumerate() {
+                *to = scale * *panels.at(output / LANES, input * LANES + output % LANES);
+            }
+            return;
         };
-        let place = |input: usize| {
-            let [row, column] = if transposed { [input, output] } else { [output, input] };
-            (row / LANES, column, row % LANES)
-        };
-        // SAFETY: the elements lie in their buffer, which is only read.
-        unsafe {
-            match self.set.weights() {
-                Dtype::Bf16 => {
-                    for (input, to) in to.iter_mut().enumerate() {
-                        *to = scale * bf16::from_bits(*half_at(view, place(input))).to_f32();
-                    }
-                }
-                Dtype::F32 | Dtype::F16 => {
-                    for (input, to) in to.iter_mut().enumerate() {
-                        *to = scale * *float_at(view, place(input));
-                    }
-                }
+        let panels = view(self.set, transposed, self.outputs);
+        for (panel, to) in to.chunks_mut(LANES).enumerate() {
+            let values = panels.at(panel, output * LANES).cast::<[f32; LANES]>();
+            for (to, value) in to.iter_mut().zip(values.read_unaligned()) {
+                *to = scale * value;
             }
         }
     }

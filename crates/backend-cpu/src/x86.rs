@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::lanes::{Kernel, Lanes, RECIPROCAL_BITS};
+use crate::lanes::{Kernel, Lanes};
 
 /// Two AVX2 registers; lanes 0 to 7 in the first.
 #[derive(Clone, Copy)]
@@ -111,13 +111,6 @@ impl Lanes for Avx2 {
         )
     }
     #[inline(always)]
-    unsafe fn rough_reciprocal(self) -> Self {
-        let bits = _mm256_set1_epi32(RECIPROCAL_BITS);
-        let first = _mm256_sub_epi32(bits, _mm256_castps_si256(self.0));
-        let second = _mm256_sub_epi32(bits, _mm256_castps_si256(self.1));
-        Self(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second))
-    }
-    #[inline(always)]
     unsafe fn select_less(self, bound: Self, then: Self, otherwise: Self) -> Self {
         let first = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, bound.0);
         let second = _mm256_cmp_ps::<_CMP_LT_OQ>(self.1, bound.1);
@@ -220,11 +213,6 @@ impl Lanes for Avx512 {
     unsafe fn power_of_two(self) -> Self {
         let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
         Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
-    }
-    #[inline(always)]
-    unsafe fn rough_reciprocal(self) -> Self {
-        let bits = _mm512_set1_epi32(RECIPROCAL_BITS);
-        Self(_mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_castps_si512(self.0))))
     }
     #[inline(always)]
     unsafe fn select_less(self, bound: Self, then: Self, otherwise: Self) -> Self {
