@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the figures of this machine, measured by the binary itself; `bench client`: the client's own,
-//! beside the official SDK's; `bench peers`: beside PyTorch and llama.cpp; `bench growth`: pictures for the docs.
+//! beside the official SDK's; `bench peers`: beside PyTorch and llama.cpp; `bench growth`: pictures for the docs;
+//! `bench counts`: instructions.
 
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use anyhow::Result;
 
 use crate::{python, run::run as exec};
 
+pub(crate) mod counts;
 mod llama;
 mod peers;
 mod process;
@@ -16,6 +18,7 @@ mod table;
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("client") => return client(root),
+        Some("counts") => return counts::run(root, &arguments[1..]),
         Some("peers") => return peers::run(root, &arguments[1..]),
         _ => {}
     }

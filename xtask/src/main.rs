@@ -31,7 +31,8 @@ usage: cargo xtask <task>
                   --all, --check, --newest or VERSION… (needs the network once for each version, for pip)
   bench           training, sampling and latency figures of this machine; `bench client`: the client's overhead
                   beside the official SDK's; `bench peers`: beside PyTorch and llama.cpp, --help for its options
-                  (both need the network once, for pip); `bench growth`: curves, into docs/growth";
+                  (both need the network once, for pip); `bench growth`: curves, into docs/growth;
+                  `bench counts`: instructions, held to docs/counts.txt (needs valgrind)";
 
 fn main() -> ExitCode {
     match task() {

@@ -32,6 +32,7 @@ const STAGES: &[Stage] = &[
     }),
     ("book", book::build),
     ("bench smoke", bench::smoke),
+    ("counts", bench::counts::check),
     ("quickstart", quickstart),
     ("examples", examples::run),
     ("e2e", e2e),

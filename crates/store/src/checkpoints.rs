@@ -1,6 +1,6 @@
 //! Blobs, the checkpoints that name them, and the samplers that use them.
 
-use std::{collections::BTreeMap, fs::File};
+use std::{collections::BTreeMap, fs::File, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use tinsmith_types::ids::{ModelId, SamplingSessionId, TenantId};
 
 use crate::{
     BlobId, CheckpointFilter, CheckpointKind, CheckpointRecord, Error, Manifest,
-    NewSamplingSession, Result, SamplingSessionRecord, Store,
+    NewSamplingSession, Result, SamplerOrigin, SamplingSessionRecord, Store,
     sqlite::{
         checkpoints::{self, Name},
         samplers,
@@ -157,6 +157,27 @@ impl Store {
     ) -> Result<SamplingSessionRecord> {
         let (tenant, id) = (tenant.clone(), id.clone());
         self.read(move |conn| samplers::sampling_session(conn, &tenant, &id)).await
+    }
+
+    /// What a sampler is made of, which never changes: asked for often, read once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the sampler.
+    pub async fn sampler_origin(
+        &self,
+        tenant: &TenantId,
+        id: &SamplingSessionId,
+    ) -> Result<Arc<SamplerOrigin>> {
+        let shared = self.shared();
+        if let Some(origin) = shared.index().samples.origin(tenant, id) {
+            return Ok(origin);
+        }
+        let SamplingSessionRecord { tenant, session_id, base_model, base_digest, .. } =
+            self.sampling_session(tenant, id).await?;
+        shared.sessions.heard(&session_id, shared.clock.now());
+        let origin = Arc::new(SamplerOrigin { tenant, session_id, base_model, base_digest });
+        shared.index().samples.note_origin(id, Arc::clone(&origin));
+        Ok(origin)
     }
 }
 

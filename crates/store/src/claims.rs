@@ -82,7 +82,6 @@ impl Store {
     pub async fn complete(&self, completions: Vec<Completion>) -> Vec<Result<()>> {
         let mut results: Vec<Result<()>> = Vec::with_capacity(completions.len());
         let mut durable = Vec::new();
-        let now = self.shared().clock.monotonic();
         let unrecorded = self.record_samples(&completions).await.err();
         for completion in completions {
             let id = &completion.request_id;
@@ -95,14 +94,7 @@ impl Store {
                 results.push(Err(error.copy()));
                 continue;
             }
-            let mut index = self.shared().index();
-            if let Effect::Sampled(usage, _) = completion.effect {
-                let hour = ledger::hour(self.shared().clock.now());
-                index.samples.spend(id, hour, usage);
-            }
-            let known = index.samples.finish(id, completion.outcome, now);
-            drop(index);
-            results.push(if known { Ok(()) } else { Err(not_found(id)) });
+            results.push(self.end_sample(completion));
         }
         if durable.is_empty() {
             return results;
@@ -121,6 +113,22 @@ impl Store {
             }
         }
         results
+    }
+
+    /// Ends a sample of which nothing is to be recorded, in memory, and wakes who waits for it. One that had ended
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where nobody knows the sample any more.
+    pub fn end_sample(&self, completion: Completion) -> Result<()> {
+        let Completion { request_id: id, outcome, effect, digest: _ } = completion;
+        let shared = self.shared();
+        let now = shared.clock.monotonic();
+        let mut index = shared.index();
+        if let Effect::Sampled(usage, _) = effect {
+            index.samples.spend(&id, ledger::hour(shared.clock.now()), usage);
+        }
+        if index.samples.finish(&id, outcome, now) { Ok(()) } else { Err(not_found(&id)) }
     }
 
     /// Fails what has waited too long for a missing id.

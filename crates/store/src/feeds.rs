@@ -202,7 +202,7 @@ impl Store {
         let deadline = Instant::now() + wait;
         let shared = self.shared();
         let id = FeedId { sampler: query.sampling_session_id.clone(), clone: query.clone };
-        self.own_sampler(tenant, &id.sampler).await?;
+        self.sampler_origin(tenant, &id.sampler).await?;
         if !shared.index().samples.feeds.is_complete(&id) {
             let lost = self.lost(tenant, &id).await?;
             shared.index().samples.feeds.complete(&id, lost);
@@ -244,22 +244,6 @@ impl Store {
     ) -> Result<i64> {
         let (tenant, sampler) = (tenant.clone(), sampler.clone());
         self.write(move |tx| tx.join_sampler(&tenant, &sampler), |_, _| {}).await
-    }
-
-    /// The sampler is the tenant's.
-    pub(crate) async fn own_sampler(
-        &self,
-        tenant: &TenantId,
-        sampler: &SamplingSessionId,
-    ) -> Result<()> {
-        let shared = self.shared();
-        if shared.index().samples.owns(tenant, sampler) {
-            return Ok(());
-        }
-        let record = self.sampling_session(tenant, sampler).await?;
-        shared.index().samples.note_owner(tenant, sampler);
-        shared.sessions.heard(&record.session_id, shared.clock.now());
-        Ok(())
     }
 
     /// Writes down that samples of this block may be lost, before the first of them is acknowledged. What the

@@ -68,7 +68,7 @@ impl Store {
             return Err(Error::Fatal);
         }
         let session = new.sampling_session_id.clone();
-        self.own_sampler(tenant, &session).await?;
+        self.sampler_origin(tenant, &session).await?;
         let id = new.seq_id.and_then(|seq| {
             shared.starts.sample_id_of(&shared.starts.current, tenant, &session, seq)
         });

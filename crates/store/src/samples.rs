@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     Category, Digest, EndedSample, Error, Failure, FeedPage, NewSample, Outcome, QueueState,
-    RequestKind, Result, Retrieved, SampleUsage, Submitted, Target,
+    RequestKind, Result, Retrieved, SampleUsage, SamplerOrigin, Submitted, Target,
     feeds::{BLOCK, FeedId, Feeds},
     index::{Look, Taken, outcome_bytes},
     ledger::Ended,
@@ -31,8 +32,8 @@ pub(crate) struct Samples {
     by_seq: HashMap<(SamplingSessionId, SeqId), RequestId>,
     /// Waiting to be claimed; holds ids of cancelled ones too.
     queues: HashMap<SamplingSessionId, VecDeque<RequestId>>,
-    /// Owners of samplers, to save reads; forgotten all at once when there are too many.
-    owners: HashMap<SamplingSessionId, TenantId>,
+    /// What samplers are made of, to save reads; forgotten all at once when there are too many.
+    origins: HashMap<SamplingSessionId, Arc<SamplerOrigin>>,
     /// In the order of their ends, with the time of it.
     finished: VecDeque<(Duration, RequestId)>,
     /// In the order of their first delivery: the first to go when the table is full.
@@ -97,7 +98,7 @@ impl Samples {
             by_id: HashMap::new(),
             by_seq: HashMap::new(),
             queues: HashMap::new(),
-            owners: HashMap::new(),
+            origins: HashMap::new(),
             finished: VecDeque::new(),
             delivered: VecDeque::new(),
             cancelled: Vec::new(),
@@ -107,17 +108,21 @@ impl Samples {
         }
     }
 
-    /// Whether the sampler is known to be the tenant's.
-    pub(crate) fn owns(&self, tenant: &TenantId, session: &SamplingSessionId) -> bool {
-        self.owners.get(session) == Some(tenant)
+    /// What a sampler of the tenant's is made of, if that is known.
+    pub(crate) fn origin(
+        &self,
+        tenant: &TenantId,
+        sampler: &SamplingSessionId,
+    ) -> Option<Arc<SamplerOrigin>> {
+        self.origins.get(sampler).filter(|origin| origin.tenant == *tenant).cloned()
     }
 
-    /// Remembers whose a sampler is.
-    pub(crate) fn note_owner(&mut self, tenant: &TenantId, session: &SamplingSessionId) {
-        if self.owners.len() >= self.count_max {
-            self.owners.clear();
+    /// Remembers what a sampler is made of.
+    pub(crate) fn note_origin(&mut self, sampler: &SamplingSessionId, origin: Arc<SamplerOrigin>) {
+        if self.origins.len() >= self.count_max {
+            self.origins.clear();
         }
-        self.owners.insert(session.clone(), tenant.clone());
+        self.origins.insert(sampler.clone(), origin);
     }
 
     /// Queues a sample under `id`, or finds its first submission. The flag says whether its sampler's

@@ -5,7 +5,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc,
+        mpsc::{self, TrySendError},
     },
     thread,
     time::Duration,
@@ -15,10 +15,7 @@ use tinsmith_engine::Backend;
 use tinsmith_store::{Claimed, Clock, Store};
 use tokio::sync::{mpsc as tokio_mpsc, watch};
 
-use crate::{
-    Config, Model, finisher,
-    worker::{Finishers, Worker},
-};
+use crate::{Config, Model, finisher, worker::Worker};
 
 /// How long one claim waits in the store; bounds how late a stop is seen.
 const CLAIM_WAIT: Duration = Duration::from_millis(250);
@@ -83,10 +80,7 @@ pub(crate) fn start<B: Backend>(
     let runtime = tokio::runtime::Handle::current();
     runtime.spawn(claim(store.clone(), claim_sender, Arc::clone(&stop), config.claim_max));
     runtime.spawn(finisher::run(store.clone(), finish_receiver));
-    let (finish_sample, finish_sample_receiver) = tokio_mpsc::channel(config.claim_max);
-    runtime.spawn(finisher::run(store.clone(), finish_sample_receiver));
-    let finishers = Finishers { finish, finish_sample };
-    let mut worker = Worker::new(config, store, clock, runtime, models, finishers);
+    let mut worker = Worker::new(config, store, clock, runtime, models, finish);
     let (thread_stop, thread_stats) = (Arc::clone(&stop), Arc::clone(&stats));
     thread::Builder::new().name("tinsmith-engine".to_owned()).spawn(move || {
         // Dropping the sender, also by a panic, tells that the thread has ended.
@@ -121,13 +115,27 @@ async fn claim(
                 return;
             }
         };
-        let claims = claims.clone();
-        // The channel is bounded, so that sending may have to wait for the engine.
-        let sent = tokio::task::spawn_blocking(move || {
-            claimed.into_iter().all(|claimed| claims.send(claimed).is_ok())
-        });
-        if !matches!(sent.await, Ok(true)) {
+        if !hand_over(claimed, &claims).await {
             return;
         }
     }
+}
+
+/// False: there is nobody who takes them any more.
+async fn hand_over(claimed: Vec<Claimed>, claims: &mpsc::SyncSender<Claimed>) -> bool {
+    let mut claimed = claimed.into_iter();
+    while let Some(next) = claimed.next() {
+        match claims.try_send(next) {
+            Ok(()) => {}
+            Err(TrySendError::Disconnected(_)) => return false,
+            // The channel is bounded: the rest has to wait for the engine, where waiting is allowed.
+            Err(TrySendError::Full(next)) => {
+                let claims = claims.clone();
+                let mut rest = std::iter::once(next).chain(claimed);
+                let send = move || rest.all(|claimed| claims.send(claimed).is_ok());
+                return matches!(tokio::task::spawn_blocking(send).await, Ok(true));
+            }
+        }
+    }
+    true
 }

@@ -1,7 +1,7 @@
 //! Claims requests in order, runs the engine, completes them.
 //!
 //! One thread owns the engines and all device state ([`worker`]). Async tasks stand beside it: one claims
-//! from the store, one stages files and completes ([`finisher`]), one completes samples. A request type is one file in `handlers/`.
+//! from the store, one stages files and completes ([`finisher`]). A request type is one file in `handlers/`.
 
 use std::{sync::Arc, time::Duration};
 

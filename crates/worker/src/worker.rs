@@ -45,7 +45,8 @@ pub(crate) struct Worker<B: Backend> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Runtime,
     pub(crate) models: Vec<Model<B>>,
-    finishers: Finishers,
+    /// Where results go on their way to the disk.
+    finish: tokio_mpsc::Sender<Finish>,
     pub(crate) runs: BTreeMap<ModelId, Run>,
     pub(crate) samplers: Samplers,
     pub(crate) stats: Stats,
@@ -64,13 +65,6 @@ pub(crate) struct Worker<B: Backend> {
     cared_at: Duration,
     /// Whether the store was told that something waits for room.
     is_short: bool,
-}
-
-/// Where results go on their way to the store.
-pub(crate) struct Finishers {
-    pub(crate) finish: tokio_mpsc::Sender<Finish>,
-    /// Results of samples: they are kept in memory, and do not wait for the disk.
-    pub(crate) finish_sample: tokio_mpsc::Sender<Finish>,
 }
 
 /// A claimed sample that waits for its engine.
@@ -95,7 +89,7 @@ impl<B: Backend> Worker<B> {
         clock: Arc<dyn Clock>,
         runtime: Runtime,
         models: Vec<Model<B>>,
-        finishers: Finishers,
+        finish: tokio_mpsc::Sender<Finish>,
     ) -> Self {
         Self {
             config,
@@ -103,7 +97,7 @@ impl<B: Backend> Worker<B> {
             clock,
             runtime,
             models,
-            finishers,
+            finish,
             runs: BTreeMap::new(),
             samplers: Samplers::default(),
             stats: Stats::default(),
@@ -126,7 +120,7 @@ impl<B: Backend> Worker<B> {
         stop: &AtomicBool,
         stats: &Mutex<Stats>,
     ) {
-        while !stop.load(Ordering::Acquire) && !self.finishers.finish.is_closed() {
+        while !stop.load(Ordering::Acquire) && !self.finish.is_closed() {
             if !self.take(claims) {
                 if !stop.load(Ordering::Acquire) {
                     tracing::error!("nobody claims requests any more");
@@ -491,25 +485,25 @@ impl<B: Backend> Worker<B> {
             Err(failure) => (Outcome::Failed(failure), Effect::None),
         };
         let recorded = matches!(effect, Effect::Sampled(_, Some(_)));
-        let finish = Finish::Complete(Completion { request_id, outcome, digest: None, effect });
+        let completion = Completion { request_id, outcome, digest: None, effect };
         if recorded {
             // It waits for the disk.
-            self.send(finish);
-        } else if self.finishers.finish_sample.blocking_send(finish).is_err() {
-            tracing::debug!("a sample ends after its store");
+            self.send(Finish::Complete(completion));
+        } else if let Err(error) = self.store.end_sample(completion) {
+            tracing::debug!(%error, "a sample ends after its store's memory of it");
         }
     }
 
     /// Hands work to the disk; waits where the disk is behind.
     pub(crate) fn send(&self, finish: Finish) {
-        if self.finishers.finish.blocking_send(finish).is_err() {
+        if self.finish.blocking_send(finish).is_err() {
             tracing::error!("the store has failed: a result is left to replay");
         }
     }
 
     /// Waits until everything sent before is on disk. False if it cannot be.
     pub(crate) fn flush(&self) -> bool {
-        flush(&self.finishers.finish)
+        flush(&self.finish)
     }
 
     fn care(&mut self, stats: &Mutex<Stats>) {
@@ -552,7 +546,6 @@ impl<B: Backend> Worker<B> {
             self.step();
         }
         self.snapshot_all();
-        flush(&self.finishers.finish_sample);
         self.flush();
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     terminal::problem,
 };
 
+mod clients;
 mod engine;
 mod flops;
 mod growth;
@@ -27,6 +28,7 @@ mod random_model;
 mod report;
 mod rounds;
 mod server;
+mod work;
 
 pub(super) use machine::Machine;
 use report::{Figure, Report};
@@ -55,6 +57,11 @@ enum Part {
     Profile(profile::Arguments),
     /// What the processor, the memory and the disk reach at best; as `doctor --bench`.
     Machine(machine::Arguments),
+    /// Many clients that sample over HTTP, beside the engine alone.
+    Clients(clients::Arguments),
+    /// Small fixed work for an instruction counter.
+    #[command(hide = true)]
+    Work(work::Arguments),
     /// How rates change as one thing grows, as SVG pictures.
     Growth(growth::Arguments),
     /// Latencies of the server alone.
@@ -158,6 +165,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => all(arguments),
         Some(Part::Profile(arguments)) => profile::run(arguments),
         Some(Part::Machine(arguments)) => machine::run(arguments),
+        Some(Part::Clients(arguments)) => clients::run(arguments),
+        Some(Part::Work(arguments)) => work::run(arguments),
         Some(Part::Growth(arguments)) => growth::run(arguments),
         Some(Part::Server(arguments)) => server_alone(arguments),
         Some(Part::Rounds(arguments)) => rounds::run(arguments),
@@ -184,6 +193,7 @@ fn write_model(model: Model, dir: &Path) -> Result<()> {
     }
 }
 
+/// Everything that has no command of its own.
 fn all(arguments: &Arguments) -> Result<()> {
     let counts = if arguments.smoke { &SMOKE } else { &FULL };
     let nano = models::shipped()?;

@@ -1,7 +1,8 @@
 //! Samplers and samples.
 
 use axum::{Json, extract::State};
-use tinsmith_store::{NewSample, NewSamplingSession, SamplingSessionRecord};
+use bytes::Bytes;
+use tinsmith_store::{NewSample, NewSamplingSession};
 use tinsmith_types::{
     futures::UntypedFuture,
     ids::{SamplingSessionId, TenantId},
@@ -88,23 +89,21 @@ pub(crate) async fn asample(
     body: body::Json<SampleRequest>,
 ) -> Result<Json<UntypedFuture>> {
     let mut request = body.value;
-    let session = if let Some(id) = &request.sampling_session_id {
-        let session = app.store.sampling_session(&tenant, id).await?;
-        app.store.heartbeat(&tenant, &session.session_id).await?;
-        session
+    let id = if let Some(id) = &request.sampling_session_id {
+        id.clone()
     } else {
         // Numbers count within a sampler, and this one is shared.
         request.seq_id = None;
         sampler_of(&app, &tenant, &request).await?
     };
-    let id = session.id;
-    let model = app.catalog.by_origin(&session.base_model, &session.base_digest)?;
+    let sampler = app.store.sampler_origin(&tenant, &id).await?;
+    if request.sampling_session_id.is_some() {
+        app.store.heartbeat(&tenant, &sampler.session_id).await?;
+    }
+    let model = app.catalog.by_origin(&sampler.base_model, &sampler.base_digest)?;
     check::sample::sample(&limits(&app, model), &request)?;
     let (seq_id, num_samples) = (request.seq_id, request.num_samples);
-    // A retry has no seed either: what is drawn is no part of what it must repeat.
-    let digest = digest(&QueuedRequest::Sample(request.clone()));
-    request.sampling_params.seed.get_or_insert_with(id::draw_seed);
-    let body = QueuedRequest::Sample(request).encode();
+    let (body, digest) = written(request);
     let new = NewSample { sampling_session_id: id, seq_id, body, digest, refused: None };
     let submitted = app.store.submit_sample(&tenant, new).await?;
     Ok(Json(UntypedFuture {
@@ -112,6 +111,17 @@ pub(crate) async fn asample(
         request_id: submitted.request_id,
         model_id: None,
     }))
+}
+
+/// What is kept of a sample, with a seed drawn where it has none, and the digest of what a retry must repeat: it
+/// has no seed either.
+fn written(request: SampleRequest) -> (Bytes, [u8; 32]) {
+    let mut request = QueuedRequest::Sample(request);
+    let digest = digest(&request);
+    if let QueuedRequest::Sample(sample) = &mut request {
+        sample.sampling_params.seed.get_or_insert_with(id::draw_seed);
+    }
+    (request.encode(), digest)
 }
 
 /// What a sample from a model may ask for.
@@ -131,7 +141,7 @@ async fn sampler_of(
     app: &Shared,
     tenant: &TenantId,
     request: &SampleRequest,
-) -> Result<SamplingSessionRecord> {
+) -> Result<SamplingSessionId> {
     let blob = match (&request.base_model, &request.model_path) {
         (Some(_), None) => None,
         (None, Some(path)) => Some(weights::find(app, tenant, &path.parse()?).await?.blob),
@@ -146,9 +156,9 @@ async fn sampler_of(
     let number = hash.as_bytes()[..6].iter().fold(0, |number, byte| number << 8 | i64::from(*byte));
     let session_id = app.sampling_session(tenant).await?;
     let id = SamplingSessionId::of(&session_id, number);
-    match app.store.sampling_session(tenant, &id).await {
+    match app.store.sampler_origin(tenant, &id).await {
         Err(tinsmith_store::Error::NotFound { .. }) => {}
-        found => return Ok(found?),
+        found => return Ok(found.map(|_| id)?),
     }
     let request = CreateSamplingSessionRequest {
         session_id,
@@ -162,7 +172,7 @@ async fn sampler_of(
             of_checkpoint(app, tenant, &request, path.as_deref().unwrap_or_default()).await?
         }
     };
-    Ok(app.store.create_sampling_session(tenant, new).await?)
+    Ok(app.store.create_sampling_session(tenant, new).await?.id)
 }
 
 fn of_base_model(

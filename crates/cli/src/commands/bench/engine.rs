@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tinsmith_engine::{
     AdamParams, Backend, Datum, Decoder, DecoderConfig, Engine, LoraSpec, ModelDir, Output, RunKey,
     SampleJob, SamplerKey, Stop, Ticket, Work,
@@ -88,6 +88,10 @@ impl<B: Backend> Subject<B> {
         Ok(Self { name, engine, vocabulary, random: Random::new(1), others: 0, ranked: None })
     }
 
+    pub(super) fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
     fn training(&mut self, counts: &Counts) -> Result<Figure> {
         let (datums, tokens) = (counts.datums, counts.datum_tokens);
         let rate = self.rate(counts.repeats, datums * tokens, |subject| {
@@ -95,6 +99,30 @@ impl<B: Backend> Subject<B> {
         })?;
         let what = format!("train: {datums} x {tokens} tokens, LoRA rank {RANK}, one step");
         Ok(Figure::new(self.name, what, rate, "tokens/s"))
+    }
+
+    /// Submits some sequences with prompts of so many tokens, and steps until each has drawn a token.
+    pub(super) fn prefill_all(
+        &mut self,
+        (sequences, prompt): (usize, usize),
+        new: usize,
+    ) -> Result<()> {
+        for seed in 0..sequences as u64 {
+            let work = self.sample(prompt, new, seed);
+            self.engine.submit(Ticket(seed), work).context("submit a sample")?;
+        }
+        while self.engine.stats().decode_tokens < sequences as u64 {
+            self.steps(1)?;
+        }
+        Ok(())
+    }
+
+    /// Steps that finish nothing.
+    pub(super) fn steps(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            ensure!(self.engine.step().is_empty(), "decode: a sequence ended early");
+        }
+        Ok(())
     }
 
     /// The prompts' time counts, their tokens do not.
@@ -107,6 +135,35 @@ impl<B: Backend> Subject<B> {
         let what =
             format!("sample: {sequences} sequence{plural}, {prompt} prompt + {new} new tokens");
         Ok(Figure::new(self.name, what, rate, "tokens/s"))
+    }
+
+    /// Tokens a second of `count` samples for each of some clients: who gets one asks for the next at once.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub(super) fn closed_loop(
+        &mut self,
+        (clients, count): (usize, usize),
+        prompt: usize,
+        new: usize,
+    ) -> Result<f64> {
+        let total = (clients * count) as u64;
+        let mut waiting: Vec<Work> = (0..total).map(|at| self.sample(prompt, new, at)).collect();
+        let start = now();
+        let (mut open, mut tokens) = (0, 0);
+        while open > 0 || !waiting.is_empty() {
+            while open < clients
+                && let Some(work) = waiting.pop()
+            {
+                let ticket = Ticket(waiting.len() as u64);
+                self.engine.submit(ticket, work).context("submit a sample")?;
+                open += 1;
+            }
+            for (_, result) in self.engine.step() {
+                let Ok(Output::Sample(output)) = result else { bail!("sample: it failed") };
+                tokens += output.sequences.iter().map(|each| each.tokens.len()).sum::<usize>();
+                open -= 1;
+            }
+        }
+        Ok(tokens as f64 / start.elapsed().as_secs_f64())
     }
 
     fn prefill(&mut self, counts: &Counts) -> Result<Figure> {
@@ -138,7 +195,8 @@ impl<B: Backend> Subject<B> {
         Ok(median(&rates))
     }
 
-    fn complete(&mut self, work: Vec<Work>) -> Result<()> {
+    /// Does the work.
+    pub(super) fn complete(&mut self, work: Vec<Work>) -> Result<()> {
         self.complete_in_steps(work, |_| {})
     }
 

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tinsmith::{
     AdamParams, Config, Datum, LoraOptions, SamplingParams, ServiceClient, TrainingClient,
 };
@@ -16,7 +17,10 @@ use super::{
     Counts, now,
     report::{Figure, percentile},
 };
-use crate::{config::Settings, models, run};
+use crate::{
+    config::{Flags, Settings},
+    models, run,
+};
 
 /// Latencies of a server in this process. `settings` serve the model under `name`.
 pub(super) async fn latencies(
@@ -55,7 +59,11 @@ async fn measure(url: &str, name: &str, counts: &Counts) -> Result<Vec<Figure>> 
 
 /// Milliseconds until a request is acknowledged: it is on disk then. Without the SDK, which does not show
 /// this moment.
-async fn submits(url: &str, training: &TrainingClient, count: usize) -> Result<Vec<f64>> {
+pub(super) async fn submits(
+    url: &str,
+    training: &TrainingClient,
+    count: usize,
+) -> Result<Vec<f64>> {
     let http = reqwest::Client::new();
     let post = async |name: &str, body: &Value| -> Result<Value> {
         let sent = http.post(format!("{url}/api/v1/{name}")).json(body).send().await;
@@ -108,14 +116,52 @@ async fn first_tokens(training: &TrainingClient, count: usize) -> Result<Vec<f64
     Ok(times)
 }
 
-/// A child process that does not outlive its handle.
-struct Server(Child);
+/// A `tinsmith serve` in a process of its own, which does not outlive its handle.
+pub(super) struct Server {
+    child: Child,
+    _data: TempDir,
+}
+
+impl Server {
+    /// Starts one that serves a model under `name`, with these flags, and waits until it answers; where it is.
+    pub(super) async fn start(name: &str, model: &Path, flags: &Flags) -> Result<(Self, String)> {
+        let data = tempfile::tempdir().context("make a temporary directory")?;
+        let binary = std::env::current_exe().context("find this binary")?;
+        let mut command = Command::new(binary);
+        command
+            .arg("serve")
+            .arg(format!("{name}={}", model.display()))
+            .args(["--host", "127.0.0.1", "--port", "0", "--data-dir"])
+            .arg(data.path());
+        for (name, value) in flags {
+            command.args(value.iter().map(|value| format!("--{}={value}", name.replace('_', "-"))));
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start a server")?;
+        let mut server = Self { child, _data: data };
+        let stdout = server.child.stdout.take().context("read what the server prints")?;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("read what the server prints")?;
+            let Some(url) = line.split(' ').find(|word| word.starts_with("http://")) else {
+                continue;
+            };
+            let answer = reqwest::get(format!("{url}/api/v1/healthz")).await;
+            answer.and_then(reqwest::Response::error_for_status).context("ask for its health")?;
+            return Ok((server, url.to_owned()));
+        }
+        bail!("start a server: it ended; `tinsmith serve` says why")
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
         // An error means that it has ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -123,33 +169,9 @@ impl Drop for Server {
 pub(super) async fn start_up(name: &str, model: &Path, counts: &Counts) -> Result<Figure> {
     let mut times = Vec::new();
     for _ in 0..counts.starts {
-        times.push(start_once(name, model).await?);
+        let start = now();
+        let _server = Server::start(name, model, &Flags::new()).await?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     Ok(Figure::new(name, "start-up until it answers, p50", percentile(&times, 50), "ms"))
-}
-
-async fn start_once(name: &str, model: &Path) -> Result<f64> {
-    let folder = tempfile::tempdir().context("make a temporary directory")?;
-    let binary = std::env::current_exe().context("find this binary")?;
-    let start = now();
-    let child = Command::new(binary)
-        .arg("serve")
-        .arg(format!("{name}={}", model.display()))
-        .args(["--host", "127.0.0.1", "--port", "0", "--data-dir"])
-        .arg(folder.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("start a server")?;
-    let mut server = Server(child);
-    let stdout = server.0.stdout.take().context("read what the server prints")?;
-    for line in BufReader::new(stdout).lines() {
-        let line = line.context("read what the server prints")?;
-        let Some(url) = line.split(' ').find(|word| word.starts_with("http://")) else { continue };
-        let answer = reqwest::get(format!("{url}/api/v1/healthz")).await;
-        answer.and_then(reqwest::Response::error_for_status).context("ask for its health")?;
-        return Ok(start.elapsed().as_secs_f64() * 1e3);
-    }
-    bail!("start a server: it ended; `tinsmith serve` says why")
 }
