@@ -93,6 +93,17 @@ fn own_memory(field: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// The time that all threads of another process have had on processors, to a hundredth of a second.
+pub(crate) fn processor_time_of(pid: u32) -> Option<Duration> {
+    /// What Linux counts them in, whatever its own clock ticks in.
+    const TICKS_PER_SECOND: u64 = 100;
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name may have spaces and brackets.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(Duration::from_millis((user + system) * 1000 / TICKS_PER_SECOND))
+}
+
 /// Type and mount point of the file system that holds `path` (or will).
 pub(crate) fn file_system(path: &Path) -> Option<(String, String)> {
     let existing = path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok())?;

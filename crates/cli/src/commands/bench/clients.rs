@@ -18,7 +18,7 @@ use super::{
     report::{Figure, Report, median, percentile},
     server::Server,
 };
-use crate::{device, models, random::Random, terminal::problem};
+use crate::{device, host, models, random::Random, terminal::problem};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -69,6 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     Report { cpu: cpu(), kernels, figures }.print(arguments.format)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn measure(
     arguments: &Arguments,
     alone: &mut Subject,
@@ -85,18 +86,28 @@ fn measure(
     let clients = runtime.block_on(connect(&url, name, arguments))?;
     let mut random = Random::new(2);
     let (mut rates, mut own, mut shares, mut times) = (vec![], vec![], vec![], vec![]);
+    // Microseconds of processors a token: the engine alone, the server, the clients.
+    let mut spent = [const { vec![] }; 3];
     for number in 0..=arguments.rounds {
         problem(&format!("round {number} of {}", arguments.rounds));
         let load = (arguments.clients, arguments.completions);
+        let start = processor_times(&server);
         let engine = alone.closed_loop(load, arguments.prompt, arguments.tokens)?;
+        let middle = processor_times(&server);
         let draw = |_| prompt_of(&mut random, arguments.prompt, alone.vocabulary());
         let prompts = (0..arguments.clients * arguments.completions).map(draw).collect();
         let round = runtime.block_on(sample(&clients, prompts, arguments))?;
+        let end = processor_times(&server);
         if number > 0 {
             own.push(engine);
             rates.push(round.rate);
             shares.push(round.rate / engine);
             times.extend(round.times);
+            let spans = [middle.0 - start.0, end.1 - middle.1, end.0 - middle.0];
+            let tokens = load.0 * load.1 * arguments.tokens;
+            for (spent, span) in spent.iter_mut().zip(spans) {
+                spent.push(span * 1e6 / tokens as f64);
+            }
         }
     }
     drop(server);
@@ -109,7 +120,16 @@ fn measure(
         figure("share of the engine alone", median(&shares), ""),
         figure("completion, p50", percentile(&times, 50), "ms"),
         figure("completion, p95", percentile(&times, 95), "ms"),
+        figure("processors of the engine", median(&spent[0]), "us/token"),
+        figure("processors of the server", median(&spent[1]), "us/token"),
+        figure("processors of the clients", median(&spent[2]), "us/token"),
     ])
+}
+
+/// Seconds that this process and the server have had on processors.
+fn processor_times(server: &Server) -> (f64, f64) {
+    let servers = host::processor_time_of(server.pid()).unwrap_or_default();
+    (host::processor_time().as_secs_f64(), servers.as_secs_f64())
 }
 
 fn prompt_of(random: &mut Random, tokens: usize, vocabulary: u32) -> Vec<u32> {

@@ -155,6 +155,10 @@ impl Server {
         }
         bail!("start a server: it ended; `tinsmith serve` says why")
     }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Server {
