@@ -90,8 +90,8 @@ fn latency(bench: &mut Bench<'_>) -> Result<()> {
     let arguments = [&["latency", "--format", "json"], &bench.kernels()[..]].concat();
     let report = bench.answer(&arguments)?;
     for (name, words) in [
-        ("beside training", "first token beside training steps, p95"),
-        ("beside a long datum", "first token beside a long datum, p95"),
+        ("beside training", "first token beside 8 x 256-token steps, p95"),
+        ("beside a long datum", "first token beside a datum of 32768 tokens, p95"),
     ] {
         let value = figure(&report, words)?;
         bench.add(plain(name, value, "ms"));

@@ -10,6 +10,8 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 48.0;
+/// Of one line in the legend.
+const LEGEND: f64 = 140.0;
 /// Middle tones, far from both grounds, that differ in brightness too.
 const COLOURS: [&str; 6] = ["#3b82f6", "#f97316", "#10b981", "#d946ef", "#a3a010", "#ef4444"];
 /// So that lines can be told apart without colours.
@@ -111,13 +113,13 @@ impl Chart {
         }
         let middle = f64::midpoint(LEFT, WIDTH - RIGHT);
         picture.text((middle, HEIGHT - 8.0), "middle", self.across);
-        picture.text((LEFT, TOP - 26.0), "start", self.upwards);
-        let mut legend = WIDTH - RIGHT - 150.0 * self.lines.len() as f64;
+        picture.text((LEFT, TOP - 8.0), "start", self.upwards);
+        let mut legend = WIDTH - RIGHT - LEGEND * self.lines.len() as f64;
         for (index, line) in self.lines.iter().enumerate() {
             let places: Vec<(f64, f64)> =
                 line.points.iter().map(|point| (x(point.0), y(point.1))).collect();
             picture.line(index, &places, &line.label, legend);
-            legend += 150.0;
+            legend += LEGEND;
         }
         picture.end()
     }
@@ -183,12 +185,15 @@ impl Picture {
 
 /// 2048 as 2k, 32,768 as 32k (of 1,024 each where that is whole), 29,400,000 as 29M.
 fn short(value: f64) -> String {
-    let units = [(1024.0 * 1024.0, "M"), (1e6, "M"), (1024.0, "k"), (1000.0, "k")];
-    let whole = units.iter().find(|(unit, _)| value >= *unit && value % unit == 0.0);
+    let (binary, decimal, letter) = match value {
+        1e6.. => (1024.0 * 1024.0, 1e6, "M"),
+        1000.0.. => (1024.0, 1000.0, "k"),
+        _ => (1.0, 1.0, ""),
+    };
+    let whole = [binary, decimal].into_iter().find(|unit| value % unit == 0.0);
     let (unit, letter) = match whole {
-        Some(found) => *found,
-        None if value >= 1e6 => (1e6, "M"),
-        None if value >= 10_000.0 => (1e3, "k"),
+        Some(unit) => (unit, letter),
+        None if value >= 10_000.0 => (decimal, letter),
         None => (1.0, ""),
     };
     let scaled = value / unit;
