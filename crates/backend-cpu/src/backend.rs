@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use tinsmith_backend::{
-    Activation, AdamW, Ask, AttentionForward, AttentionShape, Backend, Coefficients, Drawn,
-    Footprint, Linear, LinearGradientPart, LinearPart, LoraGradientUse, LoraUse, PagedSequence,
-    Qkv, QkvGradients, RawMatrix, Result, Rope, Targets, Unembedding,
+    Activation, AdamW, Ask, AttentionForward, AttentionShape, Backend, Between, Coefficients,
+    Drawn, Footprint, Linear, LinearGradientPart, LinearPart, LoraGradientUse, LoraUse,
+    PagedSequence, Qkv, QkvGradients, RawMatrix, Result, Rope, Targets, Unembedding,
 };
 
 use crate::{
-    Cache, CpuBackend, Lora, Pair, Rows, Vector, Weight, adamw, add,
+    Cache, CpuBackend, Kernels, Lora, Pair, Rows, Vector, Weight, adamw, add,
     attention::{self, Tiling},
     attention_backward, embed, footprint, gated, linear, rms_norm, rope, sample, score,
 };
@@ -28,6 +28,16 @@ impl Backend for CpuBackend {
 
     fn bytes(&self, of: Footprint) -> usize {
         footprint::bytes(self, of)
+    }
+
+    fn sibling(&self) -> Result<Self> {
+        let kernels = Kernels { set: self.set, path: self.path };
+        Ok(Self::with_pool(kernels, self.pool.sibling()))
+    }
+
+    fn yielding<R>(&mut self, between: &mut dyn Between, work: impl FnOnce(&mut Self) -> R) -> R {
+        let slot = self.pool.between.clone();
+        slot.lend(between, || work(self))
     }
 
     fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Weight> {

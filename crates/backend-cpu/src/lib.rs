@@ -32,6 +32,7 @@ mod add;
 mod attention;
 mod attention_backward;
 mod backend;
+mod between;
 mod buffer;
 mod embed;
 mod footprint;
@@ -141,10 +142,14 @@ impl CpuBackend {
     /// The CPU lacks the instructions asked for, or no thread could be started.
     pub fn new(config: Config) -> Result<Self, Error> {
         let kernels = Kernels::new(config.kernels.set, config.kernels.path)?;
-        Ok(Self {
+        Ok(Self::with_pool(kernels, Pool::new(config.threads).map_err(Error::Threads)?))
+    }
+
+    fn with_pool(kernels: Kernels, pool: Pool) -> Self {
+        Self {
             set: kernels.set,
             path: kernels.path,
-            pool: Pool::new(config.threads).map_err(Error::Threads)?,
+            pool,
             hidden: Rows::empty(),
             hidden_gradients: [Rows::empty(), Rows::empty(), Rows::empty()],
             logits: Rows::empty(),
@@ -155,7 +160,7 @@ impl CpuBackend {
             packed: Buffer::default(),
             partials: Buffer::default(),
             turns: Vec::new(),
-        })
+        }
     }
 
     /// What was chosen.

@@ -2,7 +2,8 @@
 //!
 //! Tasks are claimed from a shared counter, so a core that is taken away for a while costs one task.
 //! The caller works too and never waits for a thread that has not begun. What a task computes must
-//! not depend on who runs it.
+//! not depend on who runs it, nor on what its thread ran before: between two tasks the caller may
+//! run other ops (`between.rs`), so a task is a few milliseconds of work at most.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +17,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use tinsmith_backend::Between;
+
+use crate::between::Slot;
+
 /// Rounds of looking before a thread offers its core to others: about 50 µs, longer than what one thread
 /// does alone between two ops of a step.
 const SPINS: usize = 800;
@@ -27,16 +32,18 @@ const OFFERS: usize = 300;
 /// A fixed set of threads, the caller's among them.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Arc<Workers>,
+    /// What runs between tasks.
+    pub(crate) between: Slot,
 }
 
 impl Pool {
     pub(crate) fn new(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let cores = allowed_cores();
-        let mut pool = Self { shared, workers: Vec::new() };
+        let mut workers = Workers { shared: Arc::clone(&shared), threads: Vec::new() };
         for i in 1..threads.max(1) {
-            let shared = Arc::clone(&pool.shared);
+            let shared = Arc::clone(&shared);
             let core = cores.get(i).copied();
             let worker = thread::Builder::new().name(format!("compute-{i}")).spawn(move || {
                 if let Some(core) = core {
@@ -44,9 +51,15 @@ impl Pool {
                 }
                 shared.work();
             })?;
-            pool.workers.push(worker);
+            workers.threads.push(worker);
         }
-        Ok(pool)
+        Ok(Self { shared, workers: Arc::new(workers), between: Slot::default() })
+    }
+
+    /// The same threads for another backend.
+    pub(crate) fn sibling(&self) -> Self {
+        let (shared, workers) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
+        Self { shared, workers, between: Slot::default() }
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -54,14 +67,36 @@ impl Pool {
     }
 
     /// Runs `task(0..tasks)`, in any order, on any threads, and returns when all are done.
+    ///
+    /// What is due meanwhile runs on this thread, while no task does.
     pub(crate) fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() || tasks < 2 {
-            (0..tasks).for_each(task);
-            return;
-        }
+        self.between.with(|between| {
+            let mut first = 0;
+            while first < tasks {
+                first = self.part(first..tasks, task, between);
+                if between.is_due() {
+                    between.run();
+                }
+            }
+        });
+    }
+
+    /// Runs the first of these tasks, all of them or until something is due; the first that is left.
+    fn part(
+        &self,
+        tasks: Range<usize>,
+        task: &(dyn Fn(usize) + Sync),
+        between: &mut dyn Between,
+    ) -> usize {
+        // Another thread may be at work with a sibling: then this one works alone.
+        let calls = self.workers.len() > 0 && tasks.len() > 1;
+        let Some(_entered) = calls.then(|| self.shared.enter()).flatten() else {
+            return here(tasks, task, between);
+        };
         // SAFETY: `Running` waits, on return and on panic, until no worker holds the job.
         let task: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(task) };
-        self.shared.next.store(0, Ordering::Relaxed);
+        let (first, tasks) = (tasks.start, tasks.end);
+        self.shared.next.store(first, Ordering::Relaxed);
         {
             let mut state = self.shared.lock();
             state.job = Some(Job { task, tasks });
@@ -75,11 +110,12 @@ impl Pool {
             }
         }
         let running = Running(&self.shared);
-        self.shared.claim(Job { task, tasks });
+        let left = self.shared.claim_until(Job { task, tasks }, between);
         drop(running);
         if self.shared.panicked.swap(false, Ordering::Relaxed) {
             panic!("a compute thread panicked");
         }
+        left
     }
 
     /// Runs the tasks here if they are little work, else on all threads.
@@ -112,12 +148,39 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+/// Runs the first of these tasks on this thread, all of them or until something is due.
+fn here(
+    mut tasks: Range<usize>,
+    task: &(dyn Fn(usize) + Sync),
+    between: &mut dyn Between,
+) -> usize {
+    while let Some(i) = tasks.next() {
+        task(i);
+        if between.is_due() {
+            break;
+        }
+    }
+    tasks.start
+}
+
+/// The threads of a pool and its siblings; they end when the last of these is dropped.
+struct Workers {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    fn len(&self) -> usize {
+        self.threads.len()
+    }
+}
+
+impl Drop for Workers {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.epoch.fetch_add(1, Ordering::Release);
         self.shared.start.notify_all();
-        for worker in self.workers.drain(..) {
+        for worker in self.threads.drain(..) {
             // Its panics were the caller's when they happened.
             drop(worker.join());
         }
@@ -155,6 +218,8 @@ struct Shared {
     sleeping: AtomicUsize,
     next: AtomicUsize,
     panicked: AtomicBool,
+    /// Whether a job is out.
+    taken: AtomicBool,
 }
 
 impl Shared {
@@ -171,6 +236,25 @@ impl Shared {
             }
             (job.task)(i);
         }
+    }
+
+    /// As [`Self::claim`], until something is due. Nobody claims anything then; the first task that is left.
+    fn claim_until(&self, job: Job, between: &mut dyn Between) -> usize {
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= job.tasks {
+                return job.tasks;
+            }
+            (job.task)(i);
+            if between.is_due() {
+                return self.next.swap(usize::MAX / 2, Ordering::Relaxed).min(job.tasks);
+            }
+        }
+    }
+
+    /// Takes leave to give a job out, if nobody else has it.
+    fn enter(&self) -> Option<Entered<'_>> {
+        (!self.taken.swap(true, Ordering::Acquire)).then(|| Entered(self))
     }
 
     fn work(&self) {
@@ -228,13 +312,22 @@ fn look(came: impl Fn() -> bool) -> bool {
     false
 }
 
+/// Leave to give a job out.
+struct Entered<'a>(&'a Shared);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.taken.store(false, Ordering::Release);
+    }
+}
+
 /// Takes the job away when dropped, and waits for those who have it.
 struct Running<'a>(&'a Shared);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         // The tasks that nobody has begun are not worth doing if the caller's panicked.
-        self.0.next.fetch_add(usize::MAX / 2, Ordering::Relaxed);
+        self.0.next.store(usize::MAX / 2, Ordering::Relaxed);
         self.0.lock().job = None;
         if look(|| self.0.active.load(Ordering::Acquire) == 0) {
             return;
@@ -296,6 +389,8 @@ fn pin(core: usize) {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tinsmith_backend::Between;
+
     use super::Pool;
 
     #[test]
@@ -310,6 +405,67 @@ mod tests {
             }
             assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 200));
         }
+    }
+
+    /// Something is due after every task, and uses the threads itself.
+    #[test]
+    fn what_is_due_runs_between_tasks() {
+        struct Due<'a>(Pool, &'a AtomicUsize, usize);
+        impl Between for Due<'_> {
+            fn is_due(&mut self) -> bool {
+                true
+            }
+
+            fn run(&mut self) {
+                assert_eq!(self.1.load(Ordering::Relaxed), 0, "no task runs meanwhile");
+                let count = AtomicUsize::new(0);
+                self.0.run(10, &|_| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+                assert_eq!(count.into_inner(), 10);
+                self.2 += 1;
+            }
+        }
+
+        for threads in [1, 3] {
+            let pool = Pool::new(threads).unwrap();
+            let running = AtomicUsize::new(0);
+            let mut due = Due(pool.sibling(), &running, 0);
+            for tasks in [1, 2, 3, 100] {
+                let counts = (0..tasks).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>();
+                pool.between.lend(&mut due, || {
+                    pool.run(tasks, &|i| {
+                        running.fetch_add(1, Ordering::Relaxed);
+                        counts[i].fetch_add(1, Ordering::Relaxed);
+                        running.fetch_sub(1, Ordering::Relaxed);
+                    });
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+            let seen = due.2;
+            assert!(seen > 0);
+            pool.run(10, &|_| {});
+            assert_eq!(due.2, seen, "it is lent no more");
+        }
+    }
+
+    #[test]
+    fn siblings_at_once_work_alone() {
+        let pool = Pool::new(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for pool in [pool.sibling(), pool.sibling()] {
+                let sum = &sum;
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        pool.run(20, &|i| {
+                            sum.fetch_add(i, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.into_inner(), 2 * 500 * 190);
     }
 
     #[test]

@@ -91,6 +91,26 @@ pub struct Targets<'a> {
 /// Called once for each row, in any grouping.
 pub type Coefficients<'a> = dyn FnMut(Range<usize>, &[f32], &mut [f32]) + 'a;
 
+/// What may run while a long step is under way.
+pub trait Between: Send {
+    /// Whether there is something to run now. Asked after every few tasks of an op, so it has to be cheap.
+    fn is_due(&mut self) -> bool;
+    /// Runs it, where it needs the device on a [`Backend::sibling`].
+    fn run(&mut self);
+}
+
+/// Nothing to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl Between for Nothing {
+    fn is_due(&mut self) -> bool {
+        false
+    }
+
+    fn run(&mut self) {}
+}
+
 /// The ops of one device, and the buffers that they work on.
 ///
 /// Dropping a buffer frees it. An op may be asynchronous; the ones that give host data back wait.
@@ -104,9 +124,9 @@ pub trait Backend: Send + 'static {
     /// Activations, `[rows, features]`, f32.
     type Rows: Send + fmt::Debug;
     /// A frozen matrix `[out, in]`, packed as the kernels want it.
-    type Weight: Send + fmt::Debug;
+    type Weight: Send + Sync + fmt::Debug;
     /// A frozen vector `[features]`, f32.
-    type Vector: Send + fmt::Debug;
+    type Vector: Send + Sync + fmt::Debug;
     /// One adapter's matrices at one site, A `[rank, in]` and B `[out, rank]`, ready for use.
     type Lora: Send + fmt::Debug;
     /// Two f32 arrays in the shapes of a `Lora`: a gradient, or a moment of the optimizer.
@@ -119,6 +139,22 @@ pub trait Backend: Send + 'static {
 
     /// Bytes that a thing takes up, known before it is made.
     fn bytes(&self, of: Footprint) -> usize;
+
+    /// Another one on the same device, with working memory of its own: its ops may run from within this one's
+    /// ([`Backend::yielding`]). What either makes serves both.
+    fn sibling(&self) -> Result<Self>
+    where
+        Self: Sized;
+    /// Does `work`, and whatever `between` has to run, between the parts of its ops. No bit of the ops changes.
+    ///
+    /// A backend whose ops are always short, or that is only measured, may do the work alone.
+    fn yielding<R>(&mut self, between: &mut dyn Between, work: impl FnOnce(&mut Self) -> R) -> R
+    where
+        Self: Sized,
+    {
+        let _ = between;
+        work(self)
+    }
 
     // Buffers.
 

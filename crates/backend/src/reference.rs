@@ -46,6 +46,10 @@ impl Backend for ReferenceBackend {
         buffer::bytes(of)
     }
 
+    fn sibling(&self) -> Result<Self> {
+        Ok(Self)
+    }
+
     fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Weight> {
         Ok(Weight::from_raw(matrix))
     }

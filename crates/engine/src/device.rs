@@ -1,5 +1,7 @@
 //! The device and what every step on it needs.
 
+use std::sync::Arc;
+
 use tinsmith_backend::{Backend, StepKind};
 use tinsmith_model::{
     decoder::Decoder,
@@ -9,17 +11,27 @@ use tinsmith_model::{
 
 use crate::{Config, LoraSpec, Result, plan};
 
-/// A backend with the base model on it.
+/// A backend with the base model on it, and working memory for one step at a time.
 #[derive(Debug)]
 pub(crate) struct Device<B: Backend> {
     pub(crate) backend: B,
-    pub(crate) decoder: Decoder<B>,
+    pub(crate) decoder: Arc<Decoder<B>>,
     pub(crate) workspace: Workspace<B>,
     /// What the training steps since the last release have grown the workspace to.
     pub(crate) grown: Option<StepShape>,
 }
 
 impl<B: Backend> Device<B> {
+    pub(crate) fn new(mut backend: B, decoder: Arc<Decoder<B>>) -> Result<Self> {
+        let workspace = Workspace::new(&mut backend, decoder.config())?;
+        Ok(Self { backend, decoder, workspace, grown: None })
+    }
+
+    /// Another one, whose steps may run from within this one's.
+    pub(crate) fn sibling(&self) -> Result<Self> {
+        Self::new(self.backend.sibling()?, Arc::clone(&self.decoder))
+    }
+
     /// Planned bytes of a step.
     pub(crate) fn step_bytes(&self, step: &StepShape) -> usize {
         step_bytes(&self.backend, self.decoder.config(), step)

@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use tinsmith_backend::{ATTENTION_TILE, Backend};
-use tinsmith_model::{
-    config::DecoderConfig, decoder::Decoder, lora::LoraSpec, peft, peft::Files,
-    workspace::Workspace,
-};
+use tinsmith_backend::{ATTENTION_TILE, Backend, Between, Nothing};
+use tinsmith_model::{config::DecoderConfig, decoder::Decoder, lora::LoraSpec, peft, peft::Files};
 use tinsmith_tokenizer::Tokenizer;
 
 use crate::{
@@ -22,17 +19,42 @@ pub(crate) type Finished = (Ticket, Result<Output, Failure>);
 
 /// A base model with its training runs and samplers.
 ///
-/// Not for several threads at a time: one thread owns it and calls [`Engine::step`] while there is work.
+/// Not for several threads at a time: one thread owns it and calls [`Engine::step`] while there is work. While a
+/// [`Training`] is out, the engine samples, and knows no runs.
 #[derive(Debug)]
 pub struct Engine<B: Backend> {
     config: Config,
+    /// Of sampling.
     device: Device<B>,
-    trainer: Trainer<B>,
     sampling: Sampling<B>,
+    /// `None`: it is out, to make a step.
+    training: Option<Box<Training<B>>>,
+    /// What training had come to when it was last here.
+    trained: Trained,
     /// Given out by the next step.
     done: Vec<Finished>,
     turn: Turn,
     steps: u64,
+}
+
+/// The half of an engine that trains: its own while it makes a step, so that the other half can sample
+/// between the parts of that step.
+#[derive(Debug)]
+pub struct Training<B: Backend> {
+    config: Config,
+    device: Device<B>,
+    trainer: Trainer<B>,
+    /// Of steps that were made and not yet taken in.
+    done: Vec<Finished>,
+}
+
+/// Counters and gauges of training.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trained {
+    tokens: u64,
+    queued: usize,
+    runs: usize,
+    runs_bytes: usize,
 }
 
 /// Which kind of step comes next when there is work of both.
@@ -42,6 +64,24 @@ enum Turn {
     Sample,
 }
 
+impl<B: Backend> Training<B> {
+    /// Makes one step: the optimizer steps whose turn it is, and one micro-batch. What `between` has to run, it
+    /// runs between the parts of both.
+    pub fn step(&mut self, between: &mut dyn Between) {
+        let Self { config, device, trainer, done } = self;
+        trainer.step(device, config, between, done);
+    }
+
+    fn trained(&self) -> Trained {
+        Trained {
+            tokens: self.trainer.tokens,
+            queued: self.trainer.queued(),
+            runs: self.trainer.num_runs(),
+            runs_bytes: self.trainer.bytes,
+        }
+    }
+}
+
 impl<B: Backend> Engine<B> {
     /// An engine without runs and samplers. `end_tokens` end a text unless a job says otherwise; without a
     /// `tokenizer`, stop strings are refused.
@@ -49,22 +89,28 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// A limit that leaves no room for any work, or no room on the device for the cache.
     pub fn new(
-        mut backend: B,
+        backend: B,
         decoder: Decoder<B>,
         end_tokens: Vec<u32>,
         tokenizer: Option<Arc<Tokenizer>>,
         config: Config,
     ) -> Result<Self> {
         check_config(&config)?;
-        let workspace = Workspace::new(&mut backend, decoder.config())?;
-        let mut device = Device { backend, decoder, workspace, grown: None };
+        let mut device = Device::new(backend, Arc::new(decoder))?;
         let stops = StopSource { end_tokens, tokenizer };
         let sampling = Sampling::new(&mut device, &config, stops)?;
+        let training = Training {
+            config,
+            device: device.sibling()?,
+            trainer: Trainer::new(),
+            done: Vec::new(),
+        };
         Ok(Self {
             config,
             device,
-            trainer: Trainer::new(),
             sampling,
+            training: Some(Box::new(training)),
+            trained: Trained::default(),
             done: Vec::new(),
             turn: Turn::Train,
             steps: 0,
@@ -118,10 +164,10 @@ impl<B: Backend> Engine<B> {
     /// A spec that no adapter can have, or no room.
     pub fn create_run(&mut self, run: RunKey, spec: LoraSpec) -> Result<()> {
         spec.check()?;
-        self.trainer.check_new(&self.device, &self.config, run, Some(&spec))?;
-        let Device { backend, decoder, .. } = &mut self.device;
-        let made = Run::new(backend, decoder.config(), spec)?;
-        self.trainer.insert(&self.device, run, made);
+        let Training { config, device, trainer, .. } = self.training()?;
+        trainer.check_new(device, config, run, Some(&spec))?;
+        let made = Run::new(&mut device.backend, device.decoder.config(), spec)?;
+        trainer.insert(device, run, made);
         Ok(())
     }
 
@@ -130,12 +176,12 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// Files that do not fit this base model, or no room.
     pub fn restore_run(&mut self, run: RunKey, files: &Files, parts: Parts) -> Result<()> {
-        self.trainer.check_new(&self.device, &self.config, run, None)?;
-        let Device { backend, decoder, .. } = &mut self.device;
-        let restored = Run::restore(backend, decoder.config(), files, parts)?;
+        let Training { config, device, trainer, .. } = self.training()?;
+        trainer.check_new(device, config, run, None)?;
+        let restored = Run::restore(&mut device.backend, device.decoder.config(), files, parts)?;
         let spec = *restored.adapter.spec();
-        self.trainer.check_new(&self.device, &self.config, run, Some(&spec))?;
-        self.trainer.insert(&self.device, run, restored);
+        trainer.check_new(device, config, run, Some(&spec))?;
+        trainer.insert(device, run, restored);
         Ok(())
     }
 
@@ -146,8 +192,9 @@ impl<B: Backend> Engine<B> {
     /// Files of another kind of adapter than the run's, or without the optimizer's state where it is asked
     /// for; the run is as before.
     pub fn load_run(&mut self, run: RunKey, files: &Files, optimizer: bool) -> Result<()> {
-        let Device { backend, decoder, .. } = &mut self.device;
-        self.trainer.idle_mut(run)?.load(backend, decoder.config(), files, optimizer)
+        let Training { device, trainer, .. } = self.training()?;
+        let config = device.decoder.config();
+        trainer.idle_mut(run)?.load(&mut device.backend, config, files, optimizer)
     }
 
     /// The state of an idle run as files.
@@ -160,14 +207,21 @@ impl<B: Backend> Engine<B> {
         parts: Parts,
         base_model_name: &str,
     ) -> Result<Files> {
-        let Device { backend, decoder, .. } = &mut self.device;
-        let run = self.trainer.idle_mut(run)?;
-        Ok(run.export(backend, decoder.config(), parts, base_model_name))
+        let Training { device, trainer, .. } = self.training()?;
+        let config = device.decoder.config();
+        Ok(trainer.idle_mut(run)?.export(&mut device.backend, config, parts, base_model_name))
     }
 
-    /// Frees a run; its queued work fails.
+    /// Frees a run; its queued work fails. Not while a [`Training`] is out.
     pub fn drop_run(&mut self, run: RunKey) {
-        self.trainer.remove(run, &mut self.done);
+        if let Some(training) = &mut self.training {
+            training.trainer.remove(run, &mut self.done);
+        }
+    }
+
+    /// The half that trains.
+    fn training(&mut self) -> Result<&mut Training<B>> {
+        self.training.as_deref_mut().ok_or_else(under_way)
     }
 
     /// Makes a sampler from an adapter's files, or of the base model alone. Samplers of the same `scope` (whose
@@ -203,9 +257,11 @@ impl<B: Backend> Engine<B> {
         scope: &str,
         run: RunKey,
     ) -> Result<()> {
-        let adapter = &self.trainer.get(run)?.adapter;
-        self.sampling.check_new(&self.device, &self.config, sampler, Some(adapter.spec()))?;
-        let adapter = adapter.copy(&mut self.device.backend)?;
+        let Self { config, device, sampling, training, .. } = self;
+        let training = training.as_ref().ok_or_else(under_way)?;
+        let adapter = &training.trainer.get(run)?.adapter;
+        sampling.check_new(device, config, sampler, Some(adapter.spec()))?;
+        let adapter = adapter.copy(&mut device.backend)?;
         self.sampling.insert_own(&self.device, (sampler, scope), adapter);
         Ok(())
     }
@@ -262,15 +318,18 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// [`Error::User`] is the caller's message; [`Error::Full`] asks to come back later. Nothing is queued.
     pub fn submit(&mut self, ticket: Ticket, work: Work) -> Result<()> {
-        let Self { config, device, trainer, sampling, .. } = self;
         match work {
             Work::ForwardBackward { run, datums, loss, config: options, forward_only } => {
                 let request = ForwardRequest { datums, loss, config: options, forward_only };
+                let Training { config, device, trainer, .. } = self.training()?;
                 trainer.submit_forward(device, config, (ticket, run), request)
             }
-            Work::OptimStep { run, params } => trainer.submit_optim(config, (ticket, run), params),
+            Work::OptimStep { run, params } => {
+                let Training { config, trainer, .. } = self.training()?;
+                trainer.submit_optim(config, (ticket, run), params)
+            }
             Work::Sample { sampler, job } => {
-                sampling.submit(device, config, (ticket, sampler), job)
+                self.sampling.submit(&self.device, &self.config, (ticket, sampler), job)
             }
         }
     }
@@ -283,38 +342,79 @@ impl<B: Backend> Engine<B> {
 
     /// Schedules, runs and takes in one step, of training and sampling in turn. Gives the work that finished.
     pub fn step(&mut self) -> Vec<(Ticket, Result<Output, Failure>)> {
-        let mut done = std::mem::take(&mut self.done);
-        let turn = match (self.trainer.queued() > 0, !self.sampling.is_idle()) {
+        let turn = match (self.has_training(), !self.sampling.is_idle()) {
             (true, true) => self.turn,
             (true, false) => Turn::Train,
             (false, true) => Turn::Sample,
-            (false, false) => return done,
+            (false, false) => return std::mem::take(&mut self.done),
         };
-        self.steps += 1;
         match turn {
             Turn::Train => {
-                self.trainer.step(&mut self.device, &self.config, &mut done);
                 self.turn = Turn::Sample;
+                let Some(mut training) = self.begin_training() else { return Vec::new() };
+                training.step(&mut Nothing);
+                self.end_training(training)
             }
             Turn::Sample => {
-                self.sampling.step(&mut self.device, &mut done);
                 self.turn = Turn::Train;
+                self.sample()
             }
+        }
+    }
+
+    /// Gives out the half that trains, for a step of it, if it is here and has work.
+    pub fn begin_training(&mut self) -> Option<Box<Training<B>>> {
+        if !self.has_training() {
+            return None;
+        }
+        self.steps += 1;
+        let training = self.training.take()?;
+        self.trained = training.trained();
+        Some(training)
+    }
+
+    /// Takes it back. Gives the work that finished.
+    pub fn end_training(
+        &mut self,
+        mut training: Box<Training<B>>,
+    ) -> Vec<(Ticket, Result<Output, Failure>)> {
+        let mut done = std::mem::take(&mut self.done);
+        done.append(&mut training.done);
+        self.training = Some(training);
+        done
+    }
+
+    /// Makes a sampling step if there is work for one. Gives the work that finished.
+    pub fn sample(&mut self) -> Vec<(Ticket, Result<Output, Failure>)> {
+        let mut done = std::mem::take(&mut self.done);
+        if !self.sampling.is_idle() {
+            self.steps += 1;
+            self.sampling.step(&mut self.device, &mut done);
         }
         done
     }
 
+    /// Whether there is nothing to sample.
+    pub fn is_sampling_idle(&self) -> bool {
+        self.sampling.is_idle()
+    }
+
+    fn has_training(&self) -> bool {
+        self.training.as_ref().is_some_and(|training| training.trainer.queued() > 0)
+    }
+
     /// Whether a step would do nothing and give nothing.
     pub fn is_idle(&self) -> bool {
-        self.done.is_empty() && self.trainer.queued() == 0 && self.sampling.is_idle()
+        self.done.is_empty() && !self.has_training() && self.sampling.is_idle()
     }
 
     /// Counters and gauges.
     pub fn stats(&self) -> Stats {
         let scheduler = &self.sampling.scheduler;
+        let trained = self.training.as_ref().map_or(self.trained, |training| training.trained());
         Stats {
             steps: self.steps,
-            train_tokens: self.trainer.tokens,
+            train_tokens: trained.tokens,
             prefill_tokens: self.sampling.prefill_tokens,
             decode_tokens: self.sampling.decode_tokens,
             tried_tokens: self.sampling.tried_tokens,
@@ -327,17 +427,21 @@ impl<B: Backend> Engine<B> {
             kv_spill_faults: self.sampling.spill.faults,
             running: scheduler.num_running(),
             waiting: scheduler.num_waiting(),
-            training_queue: self.trainer.queued(),
+            training_queue: trained.queued,
             kv_blocks_used: scheduler.blocks_used(),
             kv_blocks_cached: scheduler.blocks.num_kept(),
             kv_spill_blocks: scheduler.blocks.slots.num_used(),
             kv_blocks: self.config.kv_blocks,
-            runs: self.trainer.num_runs(),
-            runs_bytes: self.trainer.bytes,
+            runs: trained.runs,
+            runs_bytes: trained.runs_bytes,
             samplers: self.sampling.num_samplers(),
             samplers_bytes: self.sampling.bytes,
         }
     }
+}
+
+fn under_way() -> Error {
+    Error::internal("a training step is under way")
 }
 
 fn check_config(config: &Config) -> Result<()> {

@@ -15,14 +15,14 @@ mod train;
 mod work;
 
 pub use config::Config;
-pub use engine::Engine;
+pub use engine::{Engine, Training};
 pub use error::{Error, Result};
 pub use loss::{Evaluation, LossChoice, SequenceLoss, loss_inputs};
 pub use plan::{
     Plan, longest_datum, run_bytes, sampler_bytes, sampling_step_bytes, training_step_bytes,
 };
 pub use sample::SpillFile;
-pub use tinsmith_backend::{Backend, Drawn};
+pub use tinsmith_backend::{Backend, Between, Drawn};
 pub use tinsmith_model::{
     config::DecoderConfig,
     decoder::Decoder,

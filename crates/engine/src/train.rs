@@ -10,7 +10,7 @@ mod run;
 
 use std::collections::BTreeMap;
 
-use tinsmith_backend::Backend;
+use tinsmith_backend::{Backend, Between};
 
 pub(crate) use check::check_ids;
 pub(crate) use run::{Run, f32_of};
@@ -169,15 +169,16 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// Runs the optimizer steps whose turn it is, then one micro-batch.
+    /// Runs the optimizer steps whose turn it is, then one micro-batch, and what is due between their parts.
     pub(crate) fn step(
         &mut self,
         device: &mut Device<B>,
         config: &Config,
+        between: &mut dyn Between,
         done: &mut Vec<Finished>,
     ) {
         for run in self.runs.values_mut() {
-            run.optimize(&mut device.backend, done);
+            device.backend.yielding(between, |b| run.optimize(b, done));
         }
         let mut chosen = self.choose(device, config);
         chosen.retain(|key, _| match self.runs.get_mut(key).map(|run| run.back_up(device)) {
@@ -195,7 +196,7 @@ impl<B: Backend> Trainer<B> {
         if chosen.is_empty() {
             return;
         }
-        let mut computed = microbatch::compute(device, config, &mut self.runs, &chosen);
+        let mut computed = microbatch::compute(device, config, (&mut self.runs, &chosen), between);
         for (key, &count) in &chosen {
             let run = self.runs.get_mut(key).expect("no run left during the step");
             match &mut computed {

@@ -85,7 +85,8 @@ pub(crate) fn start<B: Backend>(
     thread::Builder::new().name("tinsmith-engine".to_owned()).spawn(move || {
         // Dropping the sender, also by a panic, tells that the thread has ended.
         let ended_sender = ended_sender;
-        worker.run(&claims, &thread_stop, &thread_stats);
+        let mut claims = claims;
+        worker.run(&mut claims, &thread_stop, &thread_stats);
         // Lets go of the store before anybody is told.
         drop((worker, claims));
         ended_sender.send_replace(true);

@@ -16,6 +16,7 @@ mod handlers;
 mod residency;
 mod run;
 mod samplers;
+mod turns;
 mod worker;
 
 pub use handle::{Handle, Stats};
@@ -29,6 +30,9 @@ pub struct Config {
     pub claimed_bytes_max: usize,
     /// Requests of one run inside the engine at a time.
     pub in_flight_per_run_max: usize,
+    /// How long training works at a time before samples get as long a turn (wall-clock time); where they took
+    /// longer, up to twice as long.
+    pub training_turn: Duration,
     /// Training runs kept in memory; the least recently used are spilled to their snapshots.
     pub resident_runs_max: usize,
     /// Samplers kept in memory; the least recently used are dropped and loaded again on use.

@@ -14,7 +14,7 @@ use tinsmith_types::{
 pub(crate) const RUN_FILE: &str = "run.json";
 
 /// What a request takes up beside its body, about.
-const ITEM_BYTES: usize = 1024;
+pub(crate) const ITEM_BYTES: usize = 1024;
 
 /// A run in memory.
 #[derive(Debug)]

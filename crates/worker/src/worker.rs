@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use tinsmith_engine::{Backend, Output, Ticket, Work};
 use tinsmith_store::{
-    Category, Claimed, Clock, Completion, Digest, Effect, Failure, Outcome, RequestKind, Shortage,
-    Store, Target,
+    Category, Claimed, Clock, Completion, Digest, Effect, Failure, Outcome, RequestKind, Store,
+    Target,
 };
 use tinsmith_types::{
     ids::{ModelId, RequestId, SamplingSessionId, TenantId},
@@ -29,14 +29,18 @@ use crate::{
     residency::Refusal,
     run::{Item, Purpose, Run, is_pipelined},
     samplers::Samplers,
+    turns::{Outside, Turns},
 };
+
+/// Work with what it gave.
+type Finished = (Ticket, Result<Output, tinsmith_engine::Failure>);
 
 /// How long an idle thread sleeps before it looks after its runs.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// How often a flush looks whether anybody is there to answer it.
 const FLUSH_WAIT: Duration = Duration::from_millis(50);
 /// How often runs are looked after while there is work.
-const CARE_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const CARE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Everything that the engine's thread owns.
 pub(crate) struct Worker<B: Backend> {
@@ -52,19 +56,20 @@ pub(crate) struct Worker<B: Backend> {
     pub(crate) stats: Stats,
     in_flight: BTreeMap<Ticket, InFlight>,
     /// Of the samples among them.
-    tickets: BTreeMap<RequestId, Ticket>,
+    pub(crate) tickets: BTreeMap<RequestId, Ticket>,
     /// Samples that found their engine full.
-    deferred: VecDeque<Sample>,
+    pub(crate) deferred: VecDeque<Sample>,
     /// A request whose run found no room in memory. Nothing is taken until it has.
-    blocked: Option<Claimed>,
+    pub(crate) blocked: Option<Claimed>,
     /// Runs that could not be brought back, and why: left alone until the next start.
     pub(crate) set_aside: BTreeMap<ModelId, String>,
     /// Of claimed requests in the queues of all runs; what is replayed holds nobody up.
     claimed_bytes: usize,
     next_key: u64,
-    cared_at: Duration,
+    pub(crate) cared_at: Duration,
     /// Whether the store was told that something waits for room.
-    is_short: bool,
+    pub(crate) is_short: bool,
+    pub(crate) turns: Turns,
 }
 
 /// A claimed sample that waits for its engine.
@@ -110,30 +115,28 @@ impl<B: Backend> Worker<B> {
             next_key: 0,
             cared_at: Duration::ZERO,
             is_short: false,
+            turns: Turns::default(),
         }
     }
 
     /// Works until it is told to stop, or until nobody claims or finishes any more.
     pub(crate) fn run(
         &mut self,
-        claims: &Receiver<Claimed>,
+        claims: &mut Receiver<Claimed>,
         stop: &AtomicBool,
         stats: &Mutex<Stats>,
     ) {
+        let mut outside = Outside { claims, stats };
         while !stop.load(Ordering::Acquire) && !self.finish.is_closed() {
-            if !self.take(claims) {
+            if !self.take(outside.claims) {
                 if !stop.load(Ordering::Acquire) {
                     tracing::error!("nobody claims requests any more");
                 }
                 break;
             }
-            self.cancel();
-            self.start_samples();
-            if self.is_short != (self.blocked.is_some() || !self.deferred.is_empty()) {
-                self.tell_shortage();
-            }
+            self.admit();
             self.advance();
-            self.step();
+            self.step(Some(&mut outside));
             self.care(stats);
         }
         self.wind_down();
@@ -157,22 +160,37 @@ impl<B: Backend> Worker<B> {
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
-        while self.blocked.is_none()
-            && self.deferred.is_empty()
-            && self.claimed_bytes < self.config.claimed_bytes_max
-        {
-            let Ok(claimed) = claims.try_recv() else { break };
+        while self.blocked.is_none() && self.may_claim(0) {
+            let next = self.turns.next_held().or_else(|| claims.try_recv().ok());
+            let Some(claimed) = next else { break };
             self.enqueue(claimed);
         }
         true
     }
 
+    /// Whether more may be taken beside so many bytes that no run has.
+    pub(crate) fn may_claim(&self, held_bytes: usize) -> bool {
+        let limit = self.config.claimed_bytes_max;
+        self.deferred.is_empty() && self.claimed_bytes.saturating_add(held_bytes) < limit
+    }
+
     fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.runs.values().all(|run| run.queue.is_empty())
+        self.in_flight.is_empty()
+            && self.turns.is_idle()
+            && self.runs.values().all(|run| run.queue.is_empty())
+    }
+
+    /// Ends samples that nobody wants any more, and starts those that found their engine full.
+    pub(crate) fn admit(&mut self) {
+        self.cancel();
+        self.start_samples();
+        if self.is_short != (self.blocked.is_some() || !self.deferred.is_empty()) {
+            self.tell_shortage();
+        }
     }
 
     /// Queues a claimed request at its run, or starts it if it is a sample.
-    fn enqueue(&mut self, claimed: Claimed) {
+    pub(crate) fn enqueue(&mut self, claimed: Claimed) {
         let request = match QueuedRequest::decode(claimed.kind.name(), &claimed.body) {
             Ok(request) => request,
             Err(error) => {
@@ -349,27 +367,14 @@ impl<B: Backend> Worker<B> {
         true
     }
 
-    /// One step of every engine that has work.
-    fn step(&mut self) {
-        for index in 0..self.models.len() {
-            if self.models[index].engine.is_idle() {
-                continue;
-            }
-            let start = self.clock.monotonic();
-            let outcomes = self.models[index].engine.step();
-            let work = self.clock.monotonic().saturating_sub(start);
-            for run in self.runs.values_mut() {
-                if run.model == index && run.in_flight > 0 {
-                    run.unsaved.work += work;
-                }
-            }
-            for (ticket, outcome) in outcomes {
-                let outcome = outcome.map_err(|failure| Failure {
-                    category: if failure.user { Category::User } else { Category::Server },
-                    message: failure.message,
-                });
-                self.finish_ticket(ticket, outcome);
-            }
+    /// Tells what engines have finished.
+    pub(crate) fn finish_all(&mut self, outcomes: Vec<Finished>) {
+        for (ticket, outcome) in outcomes {
+            let outcome = outcome.map_err(|failure| Failure {
+                category: if failure.user { Category::User } else { Category::Server },
+                message: failure.message,
+            });
+            self.finish_ticket(ticket, outcome);
         }
     }
 
@@ -520,18 +525,7 @@ impl<B: Backend> Worker<B> {
         self.publish(stats);
     }
 
-    /// Tells the store what waits for room, for those who wait for its results.
-    fn tell_shortage(&mut self) {
-        let blocked = self.blocked.is_some();
-        let deferred = !self.deferred.is_empty();
-        self.is_short = blocked || deferred;
-        self.store.set_shortage(Shortage {
-            runs: blocked.then(|| self.runs.keys().cloned().collect()),
-            samples: deferred.then(|| self.tickets.keys().cloned().collect()),
-        });
-    }
-
-    fn publish(&mut self, stats: &Mutex<Stats>) {
+    pub(crate) fn publish(&mut self, stats: &Mutex<Stats>) {
         self.stats.engines = self.models.iter().map(|model| model.engine.stats()).collect();
         self.stats.resident_runs = self.runs.len();
         self.stats.resident_samplers = self.samplers.len();
@@ -543,7 +537,7 @@ impl<B: Backend> Worker<B> {
         let deadline = self.clock.monotonic() + self.config.stop_timeout;
         let trains = |entry: &InFlight| matches!(entry, InFlight::Run(..));
         while self.in_flight.values().any(trains) && self.clock.monotonic() < deadline {
-            self.step();
+            self.step(None);
         }
         self.snapshot_all();
         self.flush();

@@ -22,6 +22,7 @@ mod clients;
 mod engine;
 mod flops;
 mod growth;
+mod latency;
 mod machine;
 mod profile;
 mod random_model;
@@ -53,6 +54,8 @@ pub(crate) struct Arguments {
 /// One thing looked at closely.
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// How long a sample's first token takes while the server trains.
+    Latency(latency::Arguments),
     /// What each op takes of a training step, of prefill and of decode steps.
     Profile(profile::Arguments),
     /// What the processor, the memory and the disk reach at best; as `doctor --bench`.
@@ -163,6 +166,7 @@ const SMOKE: Counts = Counts {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.part {
         None => all(arguments),
+        Some(Part::Latency(arguments)) => latency::run(arguments),
         Some(Part::Profile(arguments)) => profile::run(arguments),
         Some(Part::Machine(arguments)) => machine::run(arguments),
         Some(Part::Clients(arguments)) => clients::run(arguments),

@@ -106,6 +106,7 @@ pub(crate) fn worker(settings: &Settings, requests_bytes: usize) -> tinsmith_wor
         claim_max: 1024,
         claimed_bytes_max: requests_bytes / 6,
         in_flight_per_run_max: 8,
+        training_turn: Duration::from_millis(25),
         resident_runs_max: settings.runs_max,
         resident_samplers_max: settings.samplers_max,
         snapshot_after_work: Duration::from_secs(60),

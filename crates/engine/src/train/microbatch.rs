@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use tinsmith_backend::{Backend, StepKind, Targets};
+use tinsmith_backend::{Backend, Between, StepKind, Targets};
 use tinsmith_model::{
     batch::{TrainBatch, TrainGroup},
     memory::StepShape,
 };
 
 use super::run::{ForwardJob, Job, Run, f32_of};
-use crate::{Config, Datum, Evaluation, Result, RunKey, device::Device, loss::View};
+use crate::{Config, Datum, Error, Evaluation, Result, RunKey, device::Device, loss::View};
 
 /// What a micro-batch gave.
 #[derive(Debug)]
@@ -41,8 +41,8 @@ impl Computed {
 pub(crate) fn compute<B: Backend>(
     device: &mut Device<B>,
     config: &Config,
-    runs: &mut BTreeMap<RunKey, Run<B>>,
-    chosen: &BTreeMap<RunKey, usize>,
+    (runs, chosen): (&mut BTreeMap<RunKey, Run<B>>, &BTreeMap<RunKey, usize>),
+    between: &mut dyn Between,
 ) -> Result<Computed> {
     let mut rows = Rows::default();
     let mut groups = Vec::new();
@@ -84,21 +84,24 @@ pub(crate) fn compute<B: Backend>(
         targets: Targets { ids: &targets, per_row },
         recompute: step.recompute,
     };
-    let Device { backend, decoder, workspace, .. } = device;
     let mut weights = Weights::of(&datums, per_row);
-    if forward_only {
-        decoder.forward(backend, workspace, &batch, &mut logprobs)?;
-        weights.evaluate(&logprobs);
-    } else if weights.whole {
-        let mut all = |_: Range<usize>, given: &[f32], out: &mut [f32]| weights.all(given, out);
-        decoder.forward_backward_whole(backend, workspace, &mut batch, &mut logprobs, &mut all)?;
-    } else {
-        let mut coefficients = |rows: Range<usize>, given: &[f32], out: &mut [f32]| {
-            logprobs[rows.start * per_row..rows.end * per_row].copy_from_slice(given);
-            weights.of_rows(rows, given, out);
-        };
-        decoder.forward_backward(backend, workspace, &mut batch, &mut coefficients)?;
-    }
+    let Device { backend, decoder, workspace, .. } = device;
+    backend.yielding(between, |b| {
+        if forward_only {
+            decoder.forward(b, workspace, &batch, &mut logprobs)?;
+            weights.evaluate(&logprobs);
+        } else if weights.whole {
+            let mut all = |_: Range<usize>, given: &[f32], out: &mut [f32]| weights.all(given, out);
+            decoder.forward_backward_whole(b, workspace, &mut batch, &mut logprobs, &mut all)?;
+        } else {
+            let mut coefficients = |rows: Range<usize>, given: &[f32], out: &mut [f32]| {
+                logprobs[rows.start * per_row..rows.end * per_row].copy_from_slice(given);
+                weights.of_rows(rows, given, out);
+            };
+            decoder.forward_backward(b, workspace, &mut batch, &mut coefficients)?;
+        }
+        Ok::<_, Error>(())
+    })?;
     let mut evaluations = weights.evaluations.into_iter();
     let mut own = |rows: &Range<usize>, count: usize| OfRun {
         logprobs: logprobs[rows.start * per_row..rows.end * per_row].to_vec(),

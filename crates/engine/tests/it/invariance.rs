@@ -2,6 +2,7 @@
 
 mod plan;
 mod random;
+mod within;
 
 use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, KernelSet, Kernels};
 use tinsmith_engine::{Config, Parts, RunKey, SamplerKey, Stop, Work, training_step_bytes};

@@ -79,6 +79,7 @@ pub(crate) fn config() -> Config {
         claim_max: 8,
         claimed_bytes_max: 4096,
         in_flight_per_run_max: 3,
+        training_turn: Duration::from_millis(25),
         resident_runs_max: 8,
         resident_samplers_max: 4,
         snapshot_after_work: Duration::MAX,
@@ -96,9 +97,10 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// A worker that snapshots before every request.
+/// A worker that snapshots before every request, and lets samples work between all parts of training.
 pub(crate) fn always() -> Config {
     Config {
+        training_turn: Duration::ZERO,
         snapshot_after_work: Duration::ZERO,
         snapshot_after_replay: Duration::ZERO,
         snapshot_after_rest: Duration::ZERO,

@@ -163,6 +163,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.inner.bytes(of)
     }
 
+    fn sibling(&self) -> Result<Self> {
+        Ok(Self { inner: self.inner.sibling()?, notes: self.notes.clone() })
+    }
+
     fn weight(&mut self, matrix: &RawMatrix<'_>) -> Result<Self::Weight> {
         let inner = self.inner.weight(matrix)?;
         Ok(Weight { inner, outputs: matrix.rows, inputs: matrix.cols })
