@@ -394,6 +394,13 @@ impl<B: Backend> Engine<B> {
         done
     }
 
+    /// Bounds the prompt tokens of a sampling step for now: from one attention tile to
+    /// [`Config::prefill_tokens_max`]. Whoever has a clock keeps steps short by it; no bit depends on it.
+    pub fn set_prefill_tokens(&mut self, tokens: usize) {
+        let most = self.config.prefill_tokens_max;
+        self.sampling.scheduler.prefill_tokens = tokens.clamp(ATTENTION_TILE.min(most), most);
+    }
+
     /// Whether there is nothing to sample.
     pub fn is_sampling_idle(&self) -> bool {
         self.sampling.is_idle()

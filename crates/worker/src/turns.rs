@@ -4,7 +4,7 @@
 //! Requests for runs that come meanwhile are held until it has ended; samples start at once.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, mpsc::Receiver},
     time::Duration,
 };
@@ -18,6 +18,11 @@ use crate::{
     worker::{CARE_INTERVAL, Worker},
 };
 
+/// Prompt tokens of a sampling step, before it is known how long they take.
+const FIRST_TOKENS: usize = 128;
+/// Fewer prompt tokens say nothing about the pace: a step's other work takes longer.
+const PACE_TOKENS_MIN: usize = 32;
+
 /// Where the thread stands in its turns.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
@@ -30,6 +35,34 @@ pub(crate) struct Turns {
     /// Requests for runs that came during a training step, in their order.
     held: VecDeque<Claimed>,
     held_bytes: usize,
+    /// How fast each model takes prompts in.
+    paces: BTreeMap<usize, Pace>,
+}
+
+/// How fast a model takes prompts in.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Prompt tokens that take about as long as a turn.
+    tokens: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { tokens: FIRST_TOKENS }
+    }
+}
+
+impl Pace {
+    /// Takes note of a step. It follows slowly upwards, since a step does other things too, and at once
+    /// downwards.
+    fn take_in(&mut self, tokens: u64, taken: Duration, turn: Duration) {
+        if tokens < PACE_TOKENS_MIN as u64 {
+            return;
+        }
+        let fitting = u128::from(tokens) * turn.as_micros() / taken.as_micros().max(1);
+        let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+        self.tokens = fitting.min(self.tokens.saturating_mul(2)).max(PACE_TOKENS_MIN);
+    }
 }
 
 /// What comes from outside, and goes there.
@@ -91,7 +124,7 @@ impl<B: Backend> Worker<B> {
             }
         }
         if !trains {
-            self.sample();
+            self.sample(false);
             self.turns.sampled_at = self.clock.monotonic();
             self.turns.sampled_for = Duration::ZERO;
         } else if self.is_training_over() {
@@ -109,32 +142,44 @@ impl<B: Backend> Worker<B> {
     /// Lets samples have their turn, and those that have come start.
     fn sample_in_turn(&mut self, mut outside: Option<&mut Outside<'_>>) {
         let start = self.clock.monotonic();
-        let mut now = start;
-        loop {
+        let taken = loop {
             if let Some(outside) = outside.as_deref_mut() {
                 self.take_samples(outside.claims);
                 self.admit();
                 self.publish_if_due(outside.stats);
             }
-            let worked = self.sample();
-            now = self.clock.monotonic();
-            if !worked || now.saturating_sub(start) >= self.config.training_turn {
-                break;
+            let worked = self.sample(true);
+            let taken = self.clock.monotonic().saturating_sub(start);
+            if !worked || taken >= self.config.training_turn {
+                break taken;
             }
-        }
-        let taken = now.saturating_sub(start);
-        self.turns.sampled_at = now;
+        };
+        self.turns.sampled_at = start + taken;
         self.turns.sampled_for = taken;
         self.turns.sampled += taken;
     }
 
-    /// One sampling step of every engine that has samples; whether there was any.
-    fn sample(&mut self) -> bool {
+    /// One sampling step of every engine that has samples; whether there was any. Where training waits, or other
+    /// samples, it is kept short.
+    fn sample(&mut self, trains: bool) -> bool {
         let mut worked = false;
         for index in 0..self.models.len() {
             let engine = &mut self.models[index].engine;
-            worked |= !engine.is_sampling_idle();
+            if engine.is_sampling_idle() {
+                let outcomes = engine.sample();
+                self.finish_all(outcomes);
+                continue;
+            }
+            worked = true;
+            let before = engine.stats();
+            let pace = self.turns.paces.entry(index).or_default();
+            let hurries = trains || before.running > 1;
+            engine.set_prefill_tokens(if hurries { pace.tokens } else { usize::MAX });
+            let start = self.clock.monotonic();
             let outcomes = engine.sample();
+            let taken = self.clock.monotonic().saturating_sub(start);
+            let tokens = engine.stats().prefill_tokens - before.prefill_tokens;
+            pace.take_in(tokens, taken, self.config.training_turn);
             self.finish_all(outcomes);
         }
         worked

@@ -10,15 +10,15 @@ use crate::{AdamParams, Error, Result};
 /// Added to the norm in the clip's divisor, as `torch.nn.utils.clip_grad_norm_` does.
 const CLIP_EPS: f64 = 1e-6;
 
-/// One step of the adapter on `gradient`, which is zero afterwards. Gives the metrics.
+/// One step of the adapter on `gradient`, given the sum of its squares; it is zero afterwards. Gives the metrics.
 pub(crate) fn step<B: Backend>(
     b: &mut B,
     adapter: &mut Adapter<B>,
-    gradient: &mut PairSet<B>,
+    (gradient, sum_squares): (&mut PairSet<B>, f64),
     moments: &mut Moments<B>,
     params: &AdamParams,
 ) -> BTreeMap<String, f64> {
-    let norm = gradient.sum_squares(b).sqrt();
+    let norm = sum_squares.sqrt();
     moments.step += 1;
     let step = AdamW {
         learning_rate: params.learning_rate,

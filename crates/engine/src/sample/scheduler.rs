@@ -85,6 +85,8 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
+    /// Prompt tokens of a step for now, at most [`Limits::prefill_tokens_max`].
+    pub(crate) prefill_tokens: usize,
     pub(crate) blocks: Blocks,
     sequences: BTreeMap<SequenceId, Entry>,
     running: BTreeSet<SequenceId>,
@@ -128,6 +130,7 @@ impl Scheduler {
     pub(crate) fn new(limits: Limits, num_blocks: usize, num_slots: usize) -> Self {
         Self {
             limits,
+            prefill_tokens: limits.prefill_tokens_max,
             blocks: Blocks::new(num_blocks, num_slots),
             sequences: BTreeMap::new(),
             running: BTreeSet::new(),
@@ -269,7 +272,7 @@ impl Scheduler {
         plan.moves.clear();
         plan.segments.clear();
         self.coming.clear();
-        let mut budget = self.limits.prefill_tokens_max;
+        let mut budget = self.prefill_tokens;
         let preemptions = self.preemptions;
         let mut running = std::mem::take(&mut self.scratch);
         running.clear();

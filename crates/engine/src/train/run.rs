@@ -24,12 +24,26 @@ pub(crate) struct Run<B: Backend> {
     pub(crate) adapter: Adapter<B>,
     /// The gradient that no optimizer step has used yet.
     pub(crate) gradient: PairSet<B>,
-    /// The gradient as it was before the request at the head of the queue.
+    /// The gradient as it was before the request at the head of the queue, unless it was zero.
     backup: Option<PairSet<B>>,
+    /// What is known of the gradient without a look at it.
+    known: Known,
+    /// Whether it was zero before the request at the head of the queue.
+    began_at_zero: bool,
     pub(crate) moments: Moments<B>,
     pub(crate) queue: VecDeque<Job>,
     /// Planned, with room for the backup.
     pub(crate) bytes: usize,
+}
+
+/// What is known of a gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Known {
+    /// It is zero: nothing was added since the last step.
+    Zero,
+    /// The sum of its squares.
+    SumSquares(f64),
+    Nothing,
 }
 
 /// A piece of a run's work.
@@ -147,6 +161,7 @@ impl<B: Backend> Run<B> {
         }
         if let Some(bytes) = files.get(peft::GRADIENT).filter(|_| parts.gradient) {
             run.gradient = peft::read_gradient(b, config, &run.adapter, bytes)?;
+            run.known = Known::Nothing;
         }
         Ok(run)
     }
@@ -155,6 +170,8 @@ impl<B: Backend> Run<B> {
         Ok(Self {
             gradient: PairSet::zeros(b, &adapter)?,
             backup: None,
+            known: Known::Zero,
+            began_at_zero: true,
             moments: Moments::zeros(b, &adapter)?,
             adapter,
             queue: VecDeque::new(),
@@ -195,6 +212,7 @@ impl<B: Backend> Run<B> {
         self.adapter = loaded.adapter;
         self.moments = loaded.moments;
         self.gradient.zero(b);
+        self.known = Known::Zero;
         Ok(())
     }
 
@@ -224,8 +242,10 @@ impl<B: Backend> Run<B> {
         let Some(Job::Optim(ticket, params)) = self.queue.front() else { return };
         let (ticket, params) = (*ticket, *params);
         self.queue.pop_front();
-        let metrics =
-            adamw::step(b, &mut self.adapter, &mut self.gradient, &mut self.moments, &params);
+        let sum_squares = self.sum_squares(b);
+        let Self { adapter, gradient, moments, .. } = self;
+        let metrics = adamw::step(b, adapter, (gradient, sum_squares), moments, &params);
+        self.known = Known::Zero;
         done.push((ticket, Ok(Output::OptimStep { metrics })));
     }
 
@@ -235,13 +255,30 @@ impl<B: Backend> Run<B> {
         if job.forward_only || job.next > 0 {
             return Ok(());
         }
-        if self.backup.is_none() {
-            self.backup = Some(PairSet::zeros(&mut device.backend, &self.adapter)?);
+        self.began_at_zero = self.known == Known::Zero;
+        if !self.began_at_zero {
+            if self.backup.is_none() {
+                self.backup = Some(PairSet::zeros(&mut device.backend, &self.adapter)?);
+            }
+            if let Some(backup) = &mut self.backup {
+                backup.copy_from(&mut device.backend, &self.gradient);
+            }
         }
-        if let Some(backup) = &mut self.backup {
-            backup.copy_from(&mut device.backend, &self.gradient);
-        }
+        self.known = Known::Nothing;
         Ok(())
+    }
+
+    /// Of the pending gradient.
+    fn sum_squares(&mut self, b: &mut B) -> f64 {
+        match self.known {
+            Known::Zero => 0.0,
+            Known::SumSquares(sum) => sum,
+            Known::Nothing => {
+                let sum = self.gradient.sum_squares(b);
+                self.known = Known::SumSquares(sum);
+                sum
+            }
+        }
     }
 
     /// Takes in what a micro-batch gave for the next `count` datums of the head.
@@ -255,11 +292,9 @@ impl<B: Backend> Run<B> {
         let Some(Job::Forward(job)) = self.queue.front_mut() else { return };
         let mut taken = job.take(count, computed);
         let complete = job.next == job.datums.len();
-        if taken.is_ok() && complete && !job.forward_only {
-            let norm = self.gradient.sum_squares(b).sqrt();
-            if !norm.is_finite() {
-                taken = Err("the gradient is not finite".to_owned());
-            }
+        let checked = taken.is_ok() && complete && !job.forward_only;
+        if checked && !self.sum_squares(b).is_finite() {
+            taken = Err("the gradient is not finite".to_owned());
         }
         match taken {
             Err(message) => self.fail(b, Failure { user: true, message }, done),
@@ -279,10 +314,21 @@ impl<B: Backend> Run<B> {
     /// Ends the request at the head as if it had never been.
     pub(crate) fn fail(&mut self, b: &mut B, failure: Failure, done: &mut Vec<Finished>) {
         let Some(job) = self.queue.pop_front() else { return };
-        if let (Job::Forward(job), Some(backup)) = (&job, &self.backup)
+        if let Job::Forward(job) = &job
             && !job.forward_only
         {
-            self.gradient.copy_from(b, backup);
+            match &self.backup {
+                _ if self.began_at_zero => {
+                    self.gradient.zero(b);
+                    self.known = Known::Zero;
+                }
+                Some(backup) => {
+                    self.gradient.copy_from(b, backup);
+                    self.known = Known::Nothing;
+                }
+                // No micro-batch of it has run.
+                None => {}
+            }
         }
         done.push((job.ticket(), Err(failure)));
     }

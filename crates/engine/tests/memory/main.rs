@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tinsmith_backend::StepKind;
 use tinsmith_backend_cpu::{Config as CpuConfig, CpuBackend, Kernels};
 use tinsmith_engine::{Config, Decoder, Engine, ModelDir, Plan, RunKey, Ticket};
-use tinsmith_model::memory::{StepShape, step_bytes};
+use tinsmith_model::memory::{StepShape, pairs_bytes, step_bytes};
 
 use counting::{live, peak};
 use tiny::{CpuEngine, SplitMix64, config, datum, forward, forward_backward, spec};
@@ -68,8 +68,8 @@ fn measure(step: &Step) -> (usize, usize) {
     let counted = move || {
         let limits = Config { train_tokens_max: 4096, kv_blocks: 16, ..config() };
         let probe = engine(step.threads, step.kernels, limits);
-        let planned =
-            step_bytes(&backend(step.threads, step.kernels), probe.decoder_config(), &step.shape());
+        let backend = backend(step.threads, step.kernels);
+        let planned = step_bytes(&backend, probe.decoder_config(), &step.shape());
         drop(probe);
         // A datum whose layers are computed again fits just so.
         let most = if step.recompute { planned } else { limits.activation_bytes_max };
@@ -80,9 +80,11 @@ fn measure(step: &Step) -> (usize, usize) {
         let mut fixed = embeddings + layers + cache;
         for (key, (rank, _)) in (0..).zip(&step.runs) {
             engine.create_run(RunKey(key), spec(*rank, key)).unwrap();
-            fixed += engine.run_bytes(&spec(*rank, key));
+            // A gradient that is zero needs no copy.
+            let copy = pairs_bytes(&backend, engine.decoder_config(), &spec(*rank, key));
+            fixed += engine.run_bytes(&spec(*rank, key)) - copy;
         }
-        // Weights for the way back and copies of gradients come with the first step that goes there.
+        // Weights for the way back come with the first step that goes there.
         let goes_back = step.kind == StepKind::ForwardBackward;
         let later = if goes_back { fixed - (live() - before) } else { 0 };
         let mut random = SplitMix64(1);

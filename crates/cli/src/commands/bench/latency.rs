@@ -1,6 +1,6 @@
 //! `tinsmith bench latency`: how long a sample's first token takes while the server trains, over HTTP.
 
-use std::{path::Path, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
 async fn serve(arguments: &Arguments, dir: &Path) -> Result<Vec<Figure>> {
     let name = arguments.model.name();
-    let (server, url) = Server::start(name, dir, &arguments.computing.flags())?;
+    let (server, url) = Server::start(name, dir, &arguments.computing.flags()).await?;
     let service = ServiceClient::connect(Config::new(&url)).await.context("open a session")?;
     let sampler = service.create_sampling_client(name).await.context("make a sampler")?;
     let mut probe = Probe { name, sampler, samples: arguments.samples, random: Random::new(1) };
@@ -115,39 +115,38 @@ impl Probe {
         }
         anyhow::ensure!(!times.is_empty(), "sample beside {beside}: it ended too soon");
         let what = |percent| format!("time to first token beside {beside}, p{percent}");
-        let figure = |percent| {
-            Figure::new(self.name, what(percent), percentile(&times, percent), "ms")
-        };
+        let figure =
+            |percent| Figure::new(self.name, what(percent), percentile(&times, percent), "ms");
         Ok(vec![figure(50), figure(95)])
     }
 }
 
 /// Beside steps of a few datums, one after another.
 async fn beside_steps(training: &TrainingClient, probe: &mut Probe) -> Result<Vec<Figure>> {
-    let trainer = training.clone();
-    let steps = tokio::spawn(async move {
-        let mut random = Random::new(2);
-        let mut ahead = std::collections::VecDeque::new();
-        loop {
-            let datums: Result<Vec<Datum>> =
-                (0..DATUMS).map(|_| datum(&mut random, DATUM_TOKENS)).collect();
-            let gradient = trainer.forward_backward(datums?, "cross_entropy");
-            ahead.push_back((gradient, trainer.optim_step(AdamParams::default())));
-            if ahead.len() >= STEPS_AHEAD
-                && let Some((gradient, step)) = ahead.pop_front()
-            {
-                gradient.await.context("compute a gradient")?;
-                step.await.context("make an optimizer step")?;
-            }
-        }
-        #[expect(unreachable_code, reason = "says what the loop may fail with")]
-        anyhow::Ok(())
-    });
+    let steps = tokio::spawn(train(training.clone()));
     tokio::time::sleep(WARM_UP).await;
     let beside = format!("{DATUMS} x {DATUM_TOKENS}-token steps");
     let figures = probe.first_tokens(&beside, async || !steps.is_finished()).await?;
     steps.abort();
     Ok(figures)
+}
+
+/// Makes steps until it is told to end, or one fails.
+async fn train(training: TrainingClient) -> Result<Infallible> {
+    let mut random = Random::new(2);
+    let mut ahead = VecDeque::new();
+    loop {
+        let datums: Result<Vec<Datum>> =
+            (0..DATUMS).map(|_| datum(&mut random, DATUM_TOKENS)).collect();
+        let gradient = training.forward_backward(datums?, "cross_entropy");
+        ahead.push_back((gradient, training.optim_step(AdamParams::default())));
+        if ahead.len() >= STEPS_AHEAD
+            && let Some((gradient, step)) = ahead.pop_front()
+        {
+            gradient.await.context("compute a gradient")?;
+            step.await.context("make an optimizer step")?;
+        }
+    }
 }
 
 /// Beside one datum, until it is done.
