@@ -120,7 +120,12 @@ impl Pool {
 
     /// Runs the tasks here if they are little work, else on all threads.
     pub(crate) fn run_sized(&self, tasks: usize, work: usize, task: &(dyn Fn(usize) + Sync)) {
-        if self.is_worth(work) { self.run(tasks, task) } else { (0..tasks).for_each(task) }
+        if self.is_worth(work) {
+            self.run(tasks, task);
+        } else {
+            (0..tasks).for_each(task);
+            self.give_way();
+        }
     }
 
     /// Runs `task` on parts of `0..rows`, each row in one of them: here, as one part, if all rows together
@@ -128,12 +133,15 @@ impl Pool {
     pub(crate) fn run_rows(&self, rows: usize, work: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
         /// Parts for each thread: few, for each is a claim, but enough for threads that come late.
         const PARTS: usize = 4;
+        /// Rows of a part at most, so that no task is long.
+        const PART_ROWS_MAX: usize = 1024;
         if rows == 0 {
         } else if self.is_worth(work) {
-            let step = rows.div_ceil(PARTS * self.threads());
+            let step = rows.div_ceil(PARTS * self.threads()).min(PART_ROWS_MAX);
             self.run(rows.div_ceil(step), &|part| task(part * step..rows.min((part + 1) * step)));
         } else {
             task(0..rows);
+            self.give_way();
         }
     }
 
@@ -145,6 +153,15 @@ impl Pool {
         const WORTH_WAKING: usize = 200_000;
         let awake = self.shared.sleeping.load(Ordering::Relaxed) < self.workers.len();
         work >= if awake { WORTH_CALLING } else { WORTH_WAKING }
+    }
+
+    /// Runs what is due.
+    fn give_way(&self) {
+        self.between.with(|between| {
+            if between.is_due() {
+                between.run();
+            }
+        });
     }
 }
 

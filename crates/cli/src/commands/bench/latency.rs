@@ -126,9 +126,12 @@ async fn beside_steps(training: &TrainingClient, probe: &mut Probe) -> Result<Ve
     let steps = tokio::spawn(train(training.clone()));
     tokio::time::sleep(WARM_UP).await;
     let beside = format!("{DATUMS} x {DATUM_TOKENS}-token steps");
-    let figures = probe.first_tokens(&beside, async || !steps.is_finished()).await?;
+    let figures = probe.first_tokens(&beside, async || !steps.is_finished()).await;
+    if steps.is_finished() {
+        match steps.await.context("train")?? {}
+    }
     steps.abort();
-    Ok(figures)
+    figures
 }
 
 /// Makes steps until it is told to end, or one fails.
