@@ -86,7 +86,7 @@ fn measure(step: &Step) -> (usize, usize) {
         }
         // Weights for the way back come with the first step that goes there.
         let goes_back = step.kind == StepKind::ForwardBackward;
-        let later = if goes_back { fixed - (live() - before) } else { 0 };
+        let later = if goes_back { fixed.saturating_sub(live() - before) } else { 0 };
         let mut random = SplitMix64(1);
         for (key, (_, lengths)) in (0..).zip(&step.runs) {
             let datums: Vec<_> =

@@ -109,7 +109,7 @@ fn samples_within_training_steps_change_neither() {
         for (threads, tasks) in [(1, 1), (2, 1), (2, 17)] {
             let engine = trained_on(engine_on(threads, kernels, config()));
             let (samples, training, steps) = both(engine, JOBS, tasks);
-            assert!(steps > 30, "{kernels}: {steps} sampling steps were made within training");
+            assert!(steps > 10, "{kernels}: {steps} sampling steps were made within training");
             assert_eq!(samples, expected, "{kernels}, {threads} threads, every {tasks} tasks");
             assert_eq!(training, expected_training, "{kernels}, {threads} threads, {tasks} tasks");
         }
