@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let nano = models::shipped()?;
     let folder = tempfile::tempdir().context("make a temporary directory")?;
     let dir = arguments.model.dir(&nano, folder.path())?;
-    let settings = settings(&arguments.computing, &nano, folder.path())?;
+    let settings = settings(&arguments.computing, (arguments.model.name(), &dir), folder.path())?;
     // Both models are stored in bf16.
     let kernels = device::open(&settings, Dtype::Bf16)?.describe().to_string();
     let runtime = tokio::runtime::Builder::new_current_thread()
