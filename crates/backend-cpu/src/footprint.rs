@@ -92,8 +92,13 @@ fn rounded_words(set: KernelSet, shape: &ScratchShape, chunk: usize) -> usize {
                 return job_words(rows, uses, &[widest], rank);
             }
             let gradients = 6 * gradient_words(rows, shape.sequences, rank);
+            // Of the linear maps whose gradients are made together: gate and up; q, k and v.
+            let heads = &shape.attention;
+            let [q, kv] = [heads.heads, heads.kv_heads].map(|count| count * heads.head_dim);
+            let layers = job_words(rows, uses, &[widest, widest], rank);
+            let layers = layers.max(job_words(rows, uses, &[q, kv, kv], rank));
             let logits = job_words(chunk, uses, &[shape.vocabulary], rank);
-            job_words(rows, uses, &[widest, widest], rank).max(logits) + gradients
+            layers.max(logits) + gradients
         }
         #[cfg(not(target_arch = "x86_64"))]
         KernelSet::Bf16Amx => unreachable!("the set is not available on this CPU"),

@@ -151,8 +151,9 @@ pub(crate) struct Arena {
 
 /// Words of a job's rounded rows, at most: of `sources`, each with its inputs, and of hidden rows.
 pub(crate) fn job_words(rows: usize, uses: usize, inputs: &[usize], rank: usize) -> usize {
+    let whole = rows.div_ceil(TILE_ROWS);
     // Segments may each fill up a tile; where that were much, all rows stand once and adapters' rows again.
-    let tiles = 2 * rows.div_ceil(TILE_ROWS) + uses;
+    let tiles = if uses > 1 + whole / 4 { 2 * whole + uses } else { whole + uses - uses.min(1) };
     let of = |inputs: usize| inputs.div_ceil(TILE_INPUTS);
     let hidden = inputs.len().max(PRODUCTS_MAX) * of(rank);
     tiles * TILE_WORDS * (inputs.iter().map(|&inputs| of(inputs)).sum::<usize>() + hidden)
