@@ -29,6 +29,7 @@ mod random_model;
 mod report;
 mod rounds;
 mod server;
+mod speculation;
 mod work;
 
 pub(super) use machine::Machine;
@@ -67,6 +68,8 @@ enum Part {
     Work(work::Arguments),
     /// How rates change as one thing grows, as SVG pictures.
     Growth(growth::Arguments),
+    /// Sampling with and without tokens that are tried ahead.
+    Speculation(speculation::Arguments),
     /// Latencies of the server alone.
     Server(ServerArguments),
     /// Measurements that the standard input asks for, one at a time.
@@ -171,6 +174,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(Part::Machine(arguments)) => machine::run(arguments),
         Some(Part::Clients(arguments)) => clients::run(arguments),
         Some(Part::Work(arguments)) => work::run(arguments),
+        Some(Part::Speculation(arguments)) => speculation::run(arguments),
         Some(Part::Growth(arguments)) => growth::run(arguments),
         Some(Part::Server(arguments)) => server_alone(arguments),
         Some(Part::Rounds(arguments)) => rounds::run(arguments),

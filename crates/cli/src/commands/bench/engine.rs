@@ -279,6 +279,10 @@ impl<B: Backend> Subject<B> {
         ]
     }
 
+    pub(super) fn engine_mut(&mut self) -> &mut Engine<B> {
+        &mut self.engine
+    }
+
     /// The model that runs.
     pub(super) fn decoder(&self) -> &DecoderConfig {
         self.engine.decoder_config()
@@ -325,11 +329,11 @@ impl<B: Backend> Subject<B> {
     }
 }
 
-fn spec(rank: usize) -> LoraSpec {
+pub(super) fn spec(rank: usize) -> LoraSpec {
     LoraSpec { rank, seed: 1, train_attn: true, train_mlp: true, train_unembed: true }
 }
 
-fn adam() -> AdamParams {
+pub(super) fn adam() -> AdamParams {
     AdamParams {
         learning_rate: 1e-4,
         beta1: 0.9,
