@@ -77,7 +77,7 @@ struct Row {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let nano = models::shipped()?;
     let folder = tempfile::tempdir().context("make a temporary directory")?;
-    let settings = super::settings(&arguments.computing, &nano, folder.path())?;
+    let settings = super::settings(&arguments.computing, (super::NANO, &nano), folder.path())?;
     let dir = arguments.model.dir(&nano, folder.path())?;
     let mut without = settings.clone();
     without.speculative_rows = 0;
