@@ -29,11 +29,16 @@ pub(crate) use tiling::Tiling;
 #[derive(Debug)]
 pub struct Cache {
     data: Buffer,
+    /// Blocks from the first on whose memory the system was asked for.
+    present: usize,
     tiling: Tiling,
     layers: usize,
     kv_heads: usize,
     head_dim: usize,
 }
+
+/// Floats of a cache that the system is asked for at once: 32 MiB.
+const PRESENT_FLOATS: usize = 8 << 20;
 
 impl Cache {
     pub(crate) fn new(
@@ -43,7 +48,7 @@ impl Cache {
     ) -> Result<Self> {
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
         let data = Buffer::zeros(blocks * layers * kv_heads * tiling.words(head_dim))?;
-        Ok(Self { data, tiling, layers, kv_heads, head_dim })
+        Ok(Self { data, present: 0, tiling, layers, kv_heads, head_dim })
     }
 
     pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
@@ -70,6 +75,17 @@ impl Cache {
         let floats = &mut self.data.floats_mut()[first..];
         for (float, from) in floats.iter_mut().zip(bytes.as_chunks().0) {
             *float = f32::from_ne_bytes(*from);
+        }
+    }
+
+    /// Makes sure that the memory of the first blocks, that many, is there before it is written page by page.
+    fn make_present(&mut self, blocks: usize) {
+        if blocks > self.present {
+            let floats = self.block_floats();
+            let all = self.data.floats().len() / floats.max(1);
+            let end = all.min(blocks + PRESENT_FLOATS / floats.max(1));
+            self.data.make_present(self.present * floats..end * floats);
+            self.present = end;
         }
     }
 
@@ -116,6 +132,8 @@ pub(crate) fn cache_write(
         assert!(cache.holds(sequence.blocks, end), "blocks hold the sequence");
         assert!(sequence.rows.end <= k.rows && sequence.rows.end <= v.rows, "rows exist");
     }
+    let last = sequences.iter().flat_map(|sequence| sequence.blocks).max();
+    cache.make_present(last.map_or(0, |&block| block as usize + 1));
     let offset = cache.layer_offset(layer);
     let to = ViewMut { pointer: cache.data.pointer_mut(), stride };
     let work = k.rows * k.features * WRITE_COST;

@@ -171,7 +171,7 @@ fn here(
     task: &(dyn Fn(usize) + Sync),
     between: &mut dyn Between,
 ) -> usize {
-    while let Some(i) = tasks.next() {
+    for i in tasks.by_ref() {
         task(i);
         if between.is_due() {
             break;

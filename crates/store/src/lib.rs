@@ -44,6 +44,7 @@ pub use kept_samples::{KeptSample, KeptSampler};
 pub use ledger::{SampleUsage, StorageRow, UsageKind, UsageRow};
 pub use polls::{EndedSample, FeedPage, FeedQuery, Peeked, QueueState, Retrieved, Room, Shortage};
 pub use records::*;
+pub use samples::SamplerOrigin;
 pub use search::{FoundSession, SearchPage, SessionSearch, SessionStatus, StatusFilter};
 pub use sessions::DEFAULT_PROJECT;
 pub use spans::Span;

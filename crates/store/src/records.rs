@@ -508,19 +508,6 @@ pub struct SamplingSessionRecord {
     pub created_at: Timestamp,
 }
 
-/// What of a sampler stays as it was made.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct SamplerOrigin {
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// The session that made it.
-    pub session_id: SessionId,
-    /// The name that the client asked for.
-    pub base_model: String,
-    /// Digest of the base model's weights, hex.
-    pub base_digest: String,
-}
-
 /// Name of a published directory of files: hex blake3 of its manifest.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 #[serde(transparent)]

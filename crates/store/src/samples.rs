@@ -7,12 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId, TenantId};
+use tinsmith_types::ids::{RequestId, SamplingSessionId, SeqId, SessionId, TenantId};
 use tokio::sync::watch;
 
 use crate::{
     Category, Digest, EndedSample, Error, Failure, FeedPage, NewSample, Outcome, QueueState,
-    RequestKind, Result, Retrieved, SampleUsage, SamplerOrigin, Submitted, Target,
+    RequestKind, Result, Retrieved, SampleUsage, Submitted, Target,
     feeds::{BLOCK, FeedId, Feeds},
     index::{Look, Taken, outcome_bytes},
     ledger::Ended,
@@ -21,6 +21,19 @@ use crate::{
 
 /// Ended samples that wait to be written for traces; what is beyond is left out of them.
 const ENDED_MAX: usize = 20_000;
+
+/// What of a sampler stays as it was made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SamplerOrigin {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The session that made it.
+    pub session_id: SessionId,
+    /// The name that the client asked for.
+    pub base_model: String,
+    /// Digest of the base model's weights, hex.
+    pub base_digest: String,
+}
 
 /// See the module.
 #[derive(Debug)]
