@@ -14,6 +14,7 @@ mod embed;
 mod gated;
 mod inputs;
 mod linear;
+mod linears;
 mod paged;
 mod rms_norm;
 mod rope;
@@ -94,6 +95,7 @@ pub fn checks<B: Backend>() -> Vec<Check<B>> {
         check("add", &["add"], add::check),
         check("rms_norm", &["rms_norm", "rms_norm_backward"], rms_norm::check),
         check("linear", &["linear", "linear_backward"], linear::check),
+        check("linears", &["linears", "linears_backward"], linears::check),
         check("rope", &["rope", "rope_backward"], rope::check),
         check("attention", &["attention", "attention_backward"], attention::check),
         check("paged", &["cache_write", "attention_paged"], paged::check),
