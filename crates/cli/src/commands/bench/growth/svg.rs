@@ -228,7 +228,7 @@ mod tests {
             let text = chart.draw();
             assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
             assert_eq!(text.matches("<circle").count(), 3);
-            let top = format!("cy=\"{:.1}\"", TOP);
+            let top = format!("cy=\"{TOP:.1}\"");
             assert_eq!(text.contains(&top), logarithmic, "only an axis from 0 has room above");
         }
         let empty = Chart {
