@@ -450,13 +450,12 @@ mod tests {
             let mut due = Due(pool.sibling(), &running, 0);
             for tasks in [1, 2, 3, 100] {
                 let counts = (0..tasks).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>();
-                pool.between.lend(&mut due, || {
-                    pool.run(tasks, &|i| {
-                        running.fetch_add(1, Ordering::Relaxed);
-                        counts[i].fetch_add(1, Ordering::Relaxed);
-                        running.fetch_sub(1, Ordering::Relaxed);
-                    });
-                });
+                let task = |i: usize| {
+                    running.fetch_add(1, Ordering::Relaxed);
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                    running.fetch_sub(1, Ordering::Relaxed);
+                };
+                pool.between.lend(&mut due, || pool.run(tasks, &task));
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
             let seen = due.2;
@@ -473,13 +472,10 @@ mod tests {
         std::thread::scope(|scope| {
             for pool in [pool.sibling(), pool.sibling()] {
                 let sum = &sum;
-                scope.spawn(move || {
-                    for _ in 0..500 {
-                        pool.run(20, &|i| {
-                            sum.fetch_add(i, Ordering::Relaxed);
-                        });
-                    }
-                });
+                let task = move |i: usize| {
+                    sum.fetch_add(i, Ordering::Relaxed);
+                };
+                scope.spawn(move || (0..500).for_each(|_| pool.run(20, &task)));
             }
         });
         assert_eq!(sum.into_inner(), 2 * 500 * 190);

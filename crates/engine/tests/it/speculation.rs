@@ -63,8 +63,11 @@ fn tried_tokens_leave_no_trace() {
 #[test]
 fn a_text_that_repeats_takes_few_steps() {
     let greedy = SampleJob { temperature: 0.0, ..job(&SplitMix64(5).tokens(9), 300) };
-    let (expected, plain) =
-        outputs(Config { speculative_rows_max: NEVER, ..config() }, &[greedy.clone()], true);
+    let (expected, plain) = outputs(
+        Config { speculative_rows_max: NEVER, ..config() },
+        std::slice::from_ref(&greedy),
+        true,
+    );
     let (actual, stats) = outputs(config(), &[greedy], true);
     assert_eq!(actual, expected);
     assert_eq!(
@@ -94,8 +97,10 @@ fn every_kernel_set_verifies_to_the_bit() {
 fn a_stop_in_the_middle_of_tried_tokens_ends_the_sample() {
     let free = SampleJob { temperature: 0.0, ..job(&SplitMix64(5).tokens(9), 200) };
     let mut engine = base(config());
-    let tokens =
-        sampled(run_all(&mut engine, works(&[free.clone()])).remove(0)).sequences[0].tokens.clone();
+    let tokens = sampled(run_all(&mut engine, works(std::slice::from_ref(&free))).remove(0))
+        .sequences[0]
+        .tokens
+        .clone();
     for place in [40, 41, 42, 43, 77] {
         let text: String =
             tokens[place - 1..=place].iter().map(|token| text_of(*token as usize)).collect();
