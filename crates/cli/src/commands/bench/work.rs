@@ -39,7 +39,9 @@ enum Work {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let nano = models::shipped()?;
     let folder = tempfile::tempdir().context("make a temporary directory")?;
-    let settings = super::settings(&arguments.computing, (NANO, &nano), folder.path())?;
+    let mut settings = super::settings(&arguments.computing, (NANO, &nano), folder.path())?;
+    // A decode step is to draw one token of each sequence.
+    settings.speculative_rows = 0;
     let open = || Subject::open(&settings, NANO, &nano, |device| device);
     match arguments.work {
         Work::Train => {
