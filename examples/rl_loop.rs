@@ -43,11 +43,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
             rewards.extend(scores);
         }
         let count = datums.len();
-        let passed = training.forward_backward(datums, Loss::ppo().clip(0.8, 1.2));
-        let params = AdamParams { learning_rate: 4e-3, ..AdamParams::default() };
-        let stepped = training.optim_step(params);
-        passed.await?;
-        stepped.await?;
+        // Groups whose samples are all as good teach nothing.
+        if count > 0 {
+            let passed = training.forward_backward(datums, Loss::ppo().clip(0.8, 1.2));
+            let params = AdamParams { learning_rate: 3e-3, ..AdamParams::default() };
+            let stepped = training.optim_step(params);
+            passed.await?;
+            stepped.await?;
+        }
         if round == 1 || round == ROUNDS {
             println!(
                 "round {round}: reward {:.2}, {count} samples to learn from",
