@@ -298,34 +298,44 @@ impl<B: Backend> Subject<B> {
     }
 
     fn datum(&mut self, length: usize) -> Datum {
-        let tokens = self.tokens(length + 1);
-        Datum {
-            tokens: tokens[..length].to_vec(),
-            targets: tokens[1..].to_vec(),
-            per_row: 1,
-            values: BTreeMap::from([("weights".to_owned(), vec![1.0; length])]),
-            arrays: Vec::new(),
-        }
+        datum(&self.tokens(length + 1))
     }
 
     fn sample(&mut self, prompt: usize, new: usize, seed: u64) -> Work {
-        let job = SampleJob {
-            prompt: self.tokens(prompt),
-            num_samples: 1,
-            max_tokens: Some(new),
-            seed: Some(seed),
-            temperature: 1.0,
-            top_k: None,
-            top_p: 1.0,
-            stop: Stop::Tokens(Vec::new()),
-            prompt_logprobs: false,
-            prompt_logprobs_last_n: None,
-            topk_prompt_logprobs: 0,
-            topk_sample_logprobs: 0,
-            target_prompt_logprobs: None,
-            prompt_alt_tokens: 0,
-        };
+        let job = job(self.tokens(prompt), new, seed);
         Work::Sample { sampler: BASE, job }
+    }
+}
+
+/// One sample of `new` tokens, at temperature 1.
+pub(super) fn job(prompt: Vec<u32>, new: usize, seed: u64) -> SampleJob {
+    SampleJob {
+        prompt,
+        num_samples: 1,
+        max_tokens: Some(new),
+        seed: Some(seed),
+        temperature: 1.0,
+        top_k: None,
+        top_p: 1.0,
+        stop: Stop::Tokens(Vec::new()),
+        prompt_logprobs: false,
+        prompt_logprobs_last_n: None,
+        topk_prompt_logprobs: 0,
+        topk_sample_logprobs: 0,
+        target_prompt_logprobs: None,
+        prompt_alt_tokens: 0,
+    }
+}
+
+/// A datum that predicts each token from those before it.
+pub(super) fn datum(tokens: &[u32]) -> Datum {
+    let length = tokens.len() - 1;
+    Datum {
+        tokens: tokens[..length].to_vec(),
+        targets: tokens[1..].to_vec(),
+        per_row: 1,
+        values: BTreeMap::from([("weights".to_owned(), vec![1.0; length])]),
+        arrays: Vec::new(),
     }
 }
 

@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use tinsmith_engine::{
-    AdamParams, Datum, Engine, Files, Output, Parts, RunKey, SampleJob, SamplerKey, Stop, Ticket,
-    Work,
+    AdamParams, Engine, Files, Output, Parts, RunKey, SampleJob, SamplerKey, Ticket, Work,
 };
 
 use super::{
@@ -138,16 +137,8 @@ fn teach(engine: &mut Engine<Device>, run: RunKey, lessons: &[Vec<u32>]) -> Resu
     }
     engine.create_run(run, engine::spec(engine::RANK)).context("make a run")?;
     for lesson in lessons {
-        let length = lesson.len() - 1;
-        let datum = Datum {
-            tokens: lesson[..length].to_vec(),
-            targets: lesson[1..].to_vec(),
-            per_row: 1,
-            values: BTreeMap::from([("weights".to_owned(), vec![1.0; length])]),
-            arrays: Vec::new(),
-        };
         let (loss, config) = ("cross_entropy".into(), BTreeMap::new());
-        let datums = vec![datum];
+        let datums = vec![engine::datum(lesson)];
         let learn = Work::ForwardBackward { run, datums, loss, config, forward_only: false };
         let params = AdamParams { learning_rate: 3e-3, ..engine::adam() };
         complete(engine, vec![learn, Work::OptimStep { run, params }])?;
@@ -200,22 +191,7 @@ fn measure(
 }
 
 fn job(kind: &Kind, seed: u64) -> SampleJob {
-    SampleJob {
-        prompt: kind.prompt.clone(),
-        num_samples: 1,
-        max_tokens: Some(NEW),
-        seed: Some(seed),
-        temperature: kind.temperature,
-        top_k: None,
-        top_p: 1.0,
-        stop: Stop::Tokens(Vec::new()),
-        prompt_logprobs: false,
-        prompt_logprobs_last_n: None,
-        topk_prompt_logprobs: 0,
-        topk_sample_logprobs: 0,
-        target_prompt_logprobs: None,
-        prompt_alt_tokens: 0,
-    }
+    SampleJob { temperature: kind.temperature, ..engine::job(kind.prompt.clone(), NEW, seed) }
 }
 
 /// What the work gives, in order of the samples' ends.
